@@ -1,0 +1,45 @@
+# Two commands: `make quickstart` and `make test`. Both make the environment themselves, once.
+# EXTRA=gpu installs vLLM's CUDA build in place of the CPU one.
+PYTHON ?= python3
+EXTRA ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(EXTRA)
+UV_VERSION := 0.13.8
+
+# pip may know a folder with a CPU build of torch; uv does not read pip's settings, so hand it over.
+# Without one, uv takes torch from PyTorch's own CPU packages.
+FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+TORCH := $(if $(FIND_LINKS),--find-links $(FIND_LINKS),--torch-backend $(if $(filter gpu,$(EXTRA)),auto,cpu))
+
+.PHONY: quickstart test setup lint bench clean-env
+quickstart: setup
+	@echo "[2/2] posttrain run quickstart"
+	@$(BIN)/posttrain run quickstart
+
+test: setup lint
+	@$(BIN)/python -m pytest -q
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: setup
+	@$(BIN)/python -m benchmarks $(NAME)
+
+setup: $(READY)
+
+# --without-pip: works where Debian left ensurepip out; pip of the outer Python installs uv into the venv.
+$(READY): pyproject.toml constraints.txt
+	@begin=$$(date +%s); \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error[python]: $(PYTHON) is $$($(PYTHON) -V), posttrain needs 3.11 or newer" >&2; \
+	    echo "  help: make PYTHON=/path/to/python3.11" >&2; exit 2; }; \
+	echo "[1/2] environment: installing into $(VENV) (only once)"; \
+	$(PYTHON) -m venv --without-pip $(VENV) && \
+	$(PYTHON) -m pip --python $(BIN)/python install -q "uv==$(UV_VERSION)" && \
+	$(BIN)/uv pip install -q --python $(BIN)/python $(TORCH) -c constraints.txt -e ".[$(EXTRA),dev]" && \
+	touch $@ && \
+	echo "[1/2] environment: $(VENV), $$($(BIN)/python -V), $$($(BIN)/uv pip freeze -q --python $(BIN)/python | wc -l) packages, $$(( $$(date +%s) - begin )) s"
+
+clean-env:
+	rm -rf $(VENV)

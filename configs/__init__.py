@@ -1,0 +1,1 @@
+"""Shipped presets by stage kind and resource: sft/, online_rl/, cluster/."""

@@ -1,0 +1,1 @@
+"""Shipped pipelines, smallest first: quickstart.yaml, gsm8k.yaml."""

@@ -1,0 +1,1 @@
+"""posttrain: from a base language model to a finished one, as one graph of stages."""

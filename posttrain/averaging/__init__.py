@@ -1,0 +1,1 @@
+"""Averaging of weights: one method per file, each with `Config` and `average()`."""

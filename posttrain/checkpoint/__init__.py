@@ -1,0 +1,1 @@
+"""What is saved, where, and how a half-written checkpoint is never mistaken for a whole one."""

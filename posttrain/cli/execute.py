@@ -1,0 +1,231 @@
+"""Carries out a checked pipeline: the part that `run` and `resume` share.
+
+Order of things: check everything that can be checked without a process, take the run folder's lock, plan,
+check the disk; only then start Ray, check what needs a tokenizer or a reward, and run. Until the first stage
+starts, every mistake is exit code 2 and nothing was written but the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from posttrain.cli.screen import Screen
+from posttrain.config.load import LoadedPipeline
+from posttrain.errors import GateFailed, InputError, Interrupted, PosttrainError
+from posttrain.pipeline.check import check
+from posttrain.pipeline.plan import RunPlan, make_plan
+from posttrain.pipeline.results import recommended, unmeasured
+from posttrain.pipeline.store import RunFolder, check_disk
+from posttrain.track.report.build import write_report
+from posttrain.track.wandb import resolve_mode
+
+if TYPE_CHECKING:
+    from posttrain.cluster.session import ClusterSession
+    from posttrain.pipeline.runner import Runner
+
+STATES = {GateFailed: "gate", Interrupted: "stopped"}
+SMALLEST_MODEL_BYTES = 4_000_000
+CHECKPOINTED_COPIES = 10  # weights, two checkpoints of weights and two moments, in fp32
+MARGIN_BYTES = 500_000_000  # logs, rollouts, report
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to a pipeline."""
+
+    runs_dir: Path
+    name: str | None = None
+    address: str | None = None
+    json: bool = False
+    overrides: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class Execution:
+    """One run, from the check to the last line on the screen."""
+
+    loaded: LoadedPipeline
+    options: RunOptions
+    run: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)  # run.json as it was found
+
+    def carry_out(self) -> None:
+        """Raises the PosttrainError that the run ended with; returns normally when all is done."""
+        report = check(self.loaded)
+        report.raise_if_any()
+        pipeline = self.loaded.pipeline
+        folder = RunFolder(self.options.runs_dir / (self.options.name or pipeline.name))
+        with folder.locked():
+            plan = make_plan(self.loaded, report.graph, folder)
+            check_disk(folder.path, needed_bytes(plan))
+            with Screen(folder.path, as_json=self.options.json) as screen:
+                self._carry_out_locked(plan, folder, screen)
+
+    def _carry_out_locked(self, plan: RunPlan, folder: RunFolder, screen: Screen) -> None:
+        self._begin(plan, folder)
+        try:
+            chosen = run_plan(plan, folder, self.run["run_id"], self.options.address, screen)
+        except InputError:  # found before the first stage started: the folder is as it was
+            self._restore(folder)
+            raise
+        except PosttrainError as error:
+            self._end(folder, STATES.get(type(error), "failed"), None, error)
+            self._finish(folder, screen)
+            raise
+        except BaseException:  # a bug of ours, or a signal: the folder must not say "running"
+            self._end(folder, "failed", None, None)
+            raise
+        else:
+            self._end(folder, "done", chosen, None)
+            self._finish(folder, screen)
+
+    def _finish(self, folder: RunFolder, screen: Screen) -> None:
+        write_report_quietly(folder, screen)
+        screen.show_end()
+
+    def _restore(self, folder: RunFolder) -> None:
+        """Take back what `_begin` wrote: a run that never started leaves no trace."""
+        if self.before:
+            folder.write(self.before)
+        else:
+            shutil.rmtree(folder.path, ignore_errors=True)
+
+    def _begin(self, plan: RunPlan, folder: RunFolder) -> None:
+        before = self.before = folder.read()
+        pipeline = plan.loaded.pipeline
+        self.run = {
+            "schema": 1,
+            "name": folder.path.name,
+            "run_id": before.get("run_id") or time.strftime("%Y%m%d-%H%M%S"),
+            "file": str(plan.loaded.file),
+            "overrides": list(self.options.overrides),
+            "description": pipeline.description,
+            "state": "running",
+            "command": " ".join(sys.argv),
+            "started": time.time(),
+            "ended": None,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "wandb": resolve_mode(pipeline.wandb),
+            "stages": [
+                {
+                    "name": stage.name,
+                    "kind": stage.kind,
+                    "identity": stage.identity,
+                    "needs": list(stage.needs),
+                    "why": stage.why,
+                }
+                for stage in plan.stages
+            ],
+            "suites": {name: suite.model_dump() for name, suite in plan.suites.items()},
+            "recommended": None,
+            "error": None,
+        }
+        folder.write(self.run)
+        (folder.path / "pipeline.yaml").write_text(
+            yaml.safe_dump(dict(plan.loaded.raw), sort_keys=False, allow_unicode=True)
+        )
+
+    def _end(
+        self,
+        folder: RunFolder,
+        state: str,
+        recommended: str | None,
+        error: PosttrainError | None,
+    ) -> None:
+        self.run |= {
+            "state": state,
+            "ended": time.time(),
+            "recommended": recommended,
+            "error": asdict(error.problem()) if error else None,
+        }
+        folder.write(self.run)
+
+
+def run_plan(
+    plan: RunPlan, folder: RunFolder, run_id: str, address: str | None, screen: Screen
+) -> str | None:
+    """Start what is needed, run, take everything down. Returns the recommended stage."""
+    from posttrain.cluster.launcher import RayLauncher
+    from posttrain.cluster.session import ClusterSession
+    from posttrain.pipeline.runner import Runner
+    from posttrain.pipeline.preflight import preflight_requests
+    from posttrain.stages.preflight import preflight_problems
+
+    if is_complete(plan, folder):
+        return recommended(plan, folder)
+    cluster = plan.loaded.cluster
+    with ClusterSession(cluster, address, folder.path / "logs") as session:
+        launcher = RayLauncher(
+            session, folder.path.resolve(), plan.loaded.pipeline.wandb.model_dump()
+        )
+        runner = Runner(plan, folder, run_id, launcher, session.num_cores, screen.tick)
+        try:
+            with interruptible(runner, session, screen):
+                preflight_problems(preflight_requests(plan), launcher).raise_if_any()
+                screen.start()
+                return runner.run()
+        finally:
+            launcher.close()
+
+
+@contextmanager
+def interruptible(runner: Runner, session: ClusterSession, screen: Screen) -> Iterator[None]:
+    """Ctrl-C once: save and stop. Twice: stop now. What was finished is kept either way."""
+    asked = 0
+
+    def on_signal(number: int, frame: object) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            screen.say(
+                "^C stopping: nothing new is started, saving (up to 20 s). "
+                "Ctrl-C again: stop now, nothing finished is lost"
+            )
+            runner.ask_to_stop()  # sets a flag: the scheduler's thread does the rest
+            return
+        screen.say("^C^C stopped. Go on: posttrain resume")
+        session.abandon()
+        os._exit(Interrupted.exit_code)  # threads that wait for dead processes would never return
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_complete(plan: RunPlan, folder: RunFolder) -> bool:
+    """Whether every stage is done and every model was asked: then no process needs to start."""
+    return all(stage.kept for stage in plan.stages) and not unmeasured(plan, folder)
+
+
+def needed_bytes(plan: RunPlan) -> int:
+    """A careful guess of what a run stores: model, optimiser and two checkpoints per trained stage."""
+    trained = [s for s in plan.stages if s.kind in ("sft", "online_rl") and not s.kept]
+    models = [Path(s.stage.path) for s in plan.stages if getattr(s.stage, "path", None)]
+    sizes = [sum(f.stat().st_size for f in m.glob("*.safetensors")) for m in models if m.is_dir()]
+    largest = max([*sizes, SMALLEST_MODEL_BYTES])
+    return MARGIN_BYTES + len(trained) * CHECKPOINTED_COPIES * largest
+
+
+def write_report_quietly(folder: RunFolder, screen: Screen) -> None:
+    """The report must never turn a finished run into a failed one."""
+    try:
+        write_report(folder.path, folder.path / "report.html")
+    except Exception as error:  # whatever plotly or a half-written file makes of it
+        screen.say(f"the report could not be written: {error!r}; try posttrain report")

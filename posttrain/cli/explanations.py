@@ -1,0 +1,170 @@
+"""What each error means and how it is cured: one entry per code that is raised anywhere."""
+
+from __future__ import annotations
+
+# Mistakes in a pipeline file or on the command line
+_FILE = {
+    "bad-yaml": """The file is not YAML. Usual causes: a tab in the indentation, a key that stands
+one column off its neighbours, an unclosed bracket or quotation mark. The line is where reading
+had to stop; the slip is there or just above. Numbers like 3e-4 and words like `on` mean what they
+look like.""",
+    "duplicate-key": """The same key stands twice in one block. YAML would silently take the last.
+Keep one.""",
+    "unknown-key": """A key that means nothing in this place: misspelt, or one level too high or
+too low. Settings of an algorithm stand inside `algorithm`, those of a batch inside `batch`.
+`posttrain schema` writes a JSON schema from which editors complete keys.""",
+    "missing-key": """A key that has no default is not there. The help line says what it
+means.""",
+    "bad-value": """The key exists, but not with this value: another type, out of its range, or
+not one of the words allowed.""",
+    "bad-name": """Names of stages and suites become folders and stand in gates before a dot
+(`sft.arithmetic`), so they start with a letter and hold letters, digits, `_` and `-` only.""",
+    "unknown-kind": """Each stage has a kind: model, sft, online_rl, average or evaluate. It
+decides which other keys there are.""",
+    "bad-interpolation": """`${stages.sft.data}` stands for the value of another key,
+`${oc.env:HOME}` for an environment variable. This one names nothing that is there, or itself.""",
+    "empty-pipeline": """The file holds no keys at all. A pipeline has at least a name and
+`stages`.""",
+    "unknown-pipeline": """No pipeline of that name ships with posttrain, and no NAME.yaml lies in
+the current folder. A path works too: posttrain run folder/mine.yaml""",
+    "unknown-preset": """`uses:` names files in configs/ (`sft/pretrain`), `cluster:` files in
+configs/cluster/ (`laptop`). A file of your own is named with its path: `uses: ./mine.yaml`.""",
+    "bad-preset": """A preset is a plain piece of a stage or cluster: a YAML file with keys at its
+top.""",
+    "preset-cycle": """A preset names itself under `uses:`, directly or through another.""",
+    "override-path": """`key=value` on the command line sets a dotted key of the file. This one
+names no key, so it would change nothing. The help line shows the nearest key and its present
+value.""",
+    "override-syntax": """An override is key=value without spaces: stages.rlvr.steps=20. Lists and
+blocks are quoted for the shell: 'stages.final.models=[base, sft]'.""",
+    "usage": """A command or option that posttrain does not have. `-h` behind any command lists
+its options.""",
+    "file-exists": """`posttrain new` does not write over a file unless told to: --force.""",
+    "bad-input": """Something in the input is wrong. Nothing was started.""",
+}
+
+# The graph, its plug-ins and gates
+_GRAPH = {
+    "unknown-stage": """A stage refers to another by name, and there is none of that name.""",
+    "wrong-reference": """The stage named exists but makes something else than what is needed
+here: an evaluation makes measurements, every other kind of today makes a model.""",
+    "cycle": """Following what each stage needs leads back to where it began, so none of them
+could start. To look at models while training, use a suite with `when: every_model`: questions are
+not stages and never form a cycle.""",
+    "bad-gate": """A gate compares a measure with a number or with an earlier stage: `arithmetic >
+sft.arithmetic`, `tax < 4`, `perplexity/wikitext < 1.05 * base`. Shares count in points (0 to
+100), perplexity as it is. A gate can name only stages that are done before its own, and tasks
+that a suite asks.""",
+    "gate-failed": """A gate said that a stage's result is not good enough to spend more on. The
+stage is done and kept. A difference within the uncertainty is `undecided` and lets the run go on.
+Exit code 3.""",
+    "unknown-suite": """An evaluate stage asks a suite by its name under `suites:`, and there is
+none.""",
+    "unknown-task": """A suite asks tasks by name: built-in ones, or those it defines itself under
+`tasks:`.""",
+    "unused-task": """A suite defines a task and never asks it: add it to `gain` or to `keep`.""",
+    "empty-suite": """A suite without tasks measures nothing. Give it `gain`, `keep` or both.""",
+    "untrained-tax-base": """The tax is what a model forgot since `tax_since`. Random weights know
+nothing, so nothing could be lost since then: name the first trained model.""",
+    "impossible-group": """GRPO and its relatives compare the answers to one prompt with one
+another. With one answer per prompt every advantage is zero and nothing is learnt. Use
+`batch.samples_per_prompt: 2` or more.""",
+    "unknown-plugin": """Algorithms, rewards and averaging methods are one file each. A bare name
+is one that ships (`grpo`), `./my_reward.py` a file of yours, `package.module` something
+installed.""",
+    "plugin-broken": """The plug-in's file does not run: the line is where it stopped. Nothing of
+it was used.""",
+    "plugin-contract": """A plug-in's file has to hold a few names. Online algorithm: Config,
+NEEDS, advantages, loss. Offline algorithm: Config, NEEDS, objective. Reward: Config, score, GOLD.
+Averaging: Config, average.""",
+    "wrong-algorithm": """Online algorithms learn from answers sampled during training (kind:
+online_rl), offline ones from rows that are there before (kind: sft).""",
+}
+
+# Data and models
+_DATA = {
+    "missing-file": """There is no file or folder at that path. Paths in a pipeline file are
+relative to that file (or else to the current folder), paths on the command line to the current
+folder.""",
+    "unknown-format": """Data is read from .jsonl, .jsonl.gz, .parquet and .csv files, or folders
+of them.""",
+    "unreadable-file": """The file is cut short, or is not what its ending says.""",
+    "bad-row": """A row does not parse, or lacks a column that is needed. Lines count from 1.
+`data.bad_rows: skip` leaves such rows out and counts them.""",
+    "missing-column": """The rows have other columns than the stage needs. sft: prompt and
+completion, or messages; online_rl: prompt, and what its reward reads; perplexity: text.
+`data.columns: {prompt: question}` says which column of the file is meant.""",
+    "empty-data": """There is not one row to use.""",
+    "unknown-source": """The micro world has a fixed list of sources; `microworld/arithmetic` is
+one.""",
+    "unknown-split": """A micro-world source has the splits train and test, which never share a
+prompt.""",
+    "unknown-data": """The hub has no data set of that name, or not for you.""",
+    "hub-unreachable": """The hub did not answer, and the data is not in the local cache.
+HF_HUB_OFFLINE=1 keeps posttrain from asking at all.""",
+    "hub-data": """The hub has the data set, but not in this configuration, split or revision.""",
+    "row-too-long": """A row has more tokens than fit: `max_tokens` of the stage, or the model's
+context. `data.too_long: drop` leaves such rows out and counts them.""",
+    "prompt-too-long": """A prompt and the longest answer together do not fit the model's context.
+`data.too_long: drop` leaves such prompts out and counts them.""",
+    "empty-prompt": """A prompt renders to no token at all, so there is nothing to continue.""",
+    "unknown-model": """`from_scratch: micro` is the one model that is made from random weights.
+Anything else is a folder or a hub name under `path`.""",
+    "no-model": """A model is a folder in Hugging Face form, with config.json, .safetensors
+weights and a tokenizer. If it was given by a hub name, the hub has none of that name or did not
+answer.""",
+    "no-weights": """The folder has a config.json but no .safetensors file. Pickled weights are
+not read: they can run code.""",
+    "weights-missing": """config.json asks for tensors that the files do not hold: a half-copied
+folder, or another kind of model. Going on would train random numbers.""",
+    "other-architecture": """Two models that have to be alike are not: an engine was started for
+one architecture and was handed another.""",
+    "no-chat-template": """Rows with `messages`, and models asked in a chat, need a template that
+says how turns are written. Shipped: plain, chatml, llama3, tulu; or give a .jinja file:
+`chat_template: tulu`.""",
+    "template-rewrites": """The template writes earlier turns differently once later ones follow
+(dropping reasoning, for instance). A row then has no single text in which every answer could be
+trained.""",
+    "never-stops": """The end-of-turn token is in no trained part of any row. A model trained so
+never learns to stop, and every answer would be cut at the limit.""",
+    "shapes-differ": """Weights can be averaged only between models of the same shape: the same
+base, and the same number of added tokens.""",
+}
+
+# While it runs
+_RUN = {
+    "gold-not-one": """A reward has to score its own gold examples as it says it does. One that
+fails on them would teach the model something else.""",
+    "verifier-failing": """A verifier raised, hung or returned no number too often. Such answers
+are never scored 0: they are tried again, then dropped and counted. Above the limit the stage
+stops, because what is dropped is seldom dropped at random.""",
+    "batch-too-small": """Every trainer needs at least one row of each step.""",
+    "micro-batch-too-small": """One sequence alone is longer than `batch.tokens_per_micro_batch`.
+Raise it.""",
+    "bad-request": """vLLM did not accept a request. Its own words stand in the message.""",
+    "engine-start": """A rollout engine did not start or died, more often than is tried again. The
+log has vLLM's own words; on a CPU it is nearly always memory.""",
+    "weights-differ": """After a weight update an engine holds other bytes than the trainer sent.
+Its answers would be counted to a version that they do not come from, so they are set aside.""",
+    "deadline": """One process waited for another longer than it may; the message says who for
+whom. Nothing waits for ever.""",
+    "no-cluster": """No Ray cluster answers at the address given. Without --address a local one is
+started.""",
+    "stage-failed": """A stage ended without its result. What was finished is kept; `posttrain
+resume` goes on from its last checkpoint.""",
+    "checkpoint-damaged": """The last checkpoint lacks a file or is cut short: probably a full
+disk, or files removed by hand.""",
+    "disk-too-small": """The run would fill the disk, so it was not started.""",
+    "run-in-use": """Another process is writing this run. Follow it with `posttrain status`, or
+choose another name.""",
+    "unknown-run": """There is no run of that name under runs/.""",
+    "report-failed": """The report could not be written. The run itself is untouched: try
+`posttrain report` again.""",
+    "interrupted": """Stopped by Ctrl-C or a signal. What was finished is kept; `posttrain resume`
+goes on. Exit code 130.""",
+    "failed": """Something went wrong that has no name of its own. The message says what.""",
+    "internal": """A bug of posttrain, not of yours. --traceback, or POSTTRAIN_TRACEBACK=1, shows
+where.""",
+}
+
+EXPLANATIONS: dict[str, str] = _FILE | _GRAPH | _DATA | _RUN

@@ -1,0 +1,106 @@
+"""`posttrain show`: rows as the model sees them, with the trained tokens marked."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posttrain.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from posttrain.config.pipeline import DataSpec
+    from posttrain.pipeline.plan import RunPlan
+
+TRAINED, GIVEN = "green", "dim"
+
+
+def show(
+    file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a shipped one.")],
+    stage: Annotated[str, typer.Argument(help="A stage with data.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Values to set.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows.")] = 5,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="The reward's own examples and what it gives them.")
+    ] = False,
+) -> int:
+    """Print a stage's first rows: what is given is dim, what is trained is green and in [brackets]
+    where colours are off."""
+    from posttrain.cli.plan_only import plan_without_run
+    from posttrain.config.pipeline import OnlineRlStage, SftStage
+
+    plan = plan_without_run(file, overrides or [])
+    if stage not in plan.graph.needs:
+        names = ", ".join(plan.graph.order)
+        raise InputError(Problem("unknown-stage", f"no stage `{stage}`", help=f"stages: {names}"))
+    planned = plan[stage]
+    if not isinstance(planned.stage, SftStage | OnlineRlStage):
+        raise InputError(
+            Problem("no-rows", f"stage {stage} has no rows of its own", help="choose a trained stage")
+        )
+    if scores and isinstance(planned.stage, OnlineRlStage):
+        _print_scores(planned.plugins["reward"])
+        return 0
+    _print_rows(plan, stage, planned.stage.data, rows)
+    return 0
+
+
+def _print_rows(plan: RunPlan, stage: str, data: DataSpec, count: int) -> None:
+    from posttrain.model.chat import render_prompt, show_row
+    from posttrain.prompts.sources import read_source
+
+    tokenizer = _tokenizer(plan, stage)
+    seed = plan[stage].seed
+    for number, row in islice(read_source(data, seed=seed, needs=("prompt",)), count):
+        if "completion" in row or "messages" in row:
+            shown = [(token.text, token.trained) for token in show_row(row, tokenizer)]
+        else:
+            shown = [(render_prompt(row, tokenizer).text, False)]
+        _print_row(f"{data.path}:{number}", shown)
+
+
+def _print_row(place: str, tokens: list[tuple[str, bool]]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    text = Text(f"{place}  ", style="bold")
+    trained = sum(is_trained for _, is_trained in tokens)
+    for piece, is_trained in tokens:
+        visible = piece.replace("\n", "⏎\n")
+        if not console.color_system and is_trained:
+            visible = f"[{visible}]"
+        text.append(visible, style=TRAINED if is_trained else GIVEN)
+    text.append(f"   {trained} of {len(tokens)} tokens trained", style=GIVEN)
+    console.print(text, soft_wrap=True)
+
+
+def _print_scores(reward: Any) -> None:
+    from posttrain.config.plugins import load_plugin, plugin_config
+
+    module = load_plugin("reward", reward.name, reward.base_dir)
+    config = plugin_config(module, reward.settings)
+    for example in module.GOLD:
+        score = module.score(example.row, example.completion, config)
+        mark = "✓" if abs(score.value - example.value) < 1e-6 else "✗"
+        print(f"{mark} {example.completion!r} scores {score.value:g}, should be {example.value:g}")
+
+
+def _tokenizer(plan: RunPlan, stage: str) -> Any:
+    """The tokenizer of the `model` stage that the stage's model descends from."""
+    import tempfile
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    from posttrain.model.load import load_tokenizer
+    from posttrain.pipeline.preflight import origin_of
+    from posttrain.stages.preflight import tokenizer_folder
+
+    with tempfile.TemporaryDirectory(prefix="posttrain-") as scratch:
+        origin = origin_of(plan, plan[stage].stage)
+        if origin is None:
+            print(f"stage {stage} has no single model", file=sys.stderr)
+            raise InputError(Problem("no-rows", f"stage {stage} has no single model"))
+        return load_tokenizer(tokenizer_folder(origin, scratch))

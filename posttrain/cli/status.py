@@ -1,0 +1,38 @@
+"""`posttrain status`: how far a run is. Reads the run folder only, also from another machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posttrain.cli.run import RUNS_DIR, RunsDir
+
+
+def status(
+    run: Annotated[
+        str | None, typer.Argument(help="Name of the run, or its folder; the newest otherwise.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    runs_dir: RunsDir = RUNS_DIR,
+) -> int:
+    """Say how far the newest run (or the one named) is, and what it has found."""
+    from posttrain.track.run_view import find_run, read_run, status_json
+    from posttrain.track.summary import end_of_run, finished_line
+
+    directory: Path = find_run(runs_dir, run).directory
+    view = read_run(directory)
+    if as_json:
+        print(json.dumps(status_json(view), ensure_ascii=False))
+        return 0
+    if view.state != "running":
+        print(end_of_run(view))
+        return 0
+    for stage in view.stages:
+        where = f"  step {stage.step}/{stage.steps}" if stage.state == "running" else ""
+        print(finished_line(stage, view) + where)
+        for note in stage.active_notes[:1]:
+            print(f"   {note.line}")
+    return 0

@@ -1,0 +1,1 @@
+"""The only home of `ray`: the session, actors around plain classes, and the launcher stages see."""

@@ -1,0 +1,221 @@
+"""The launcher: runs the stages' jobs as Ray actors, tasks and Ray Train groups."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from posttrain.checkpoint.store import CheckpointStore
+from posttrain.cluster import calls
+from posttrain.cluster.actors import CoordinatorActor, RewardActor, TrackerActor
+from posttrain.cluster.engines import EnginePool
+from posttrain.cluster.handles import CoordinatorHandle, EngineHandle, RewardHandle, TrackerHandle
+from posttrain.cluster.session import ClusterSession
+from posttrain.cluster.train_workers import (
+    STOP_FILE,
+    online_worker,
+    raise_failure,
+    sft_worker,
+)
+from posttrain.errors import StageFailed
+from posttrain.ports import EngineSpec, Tracker
+from posttrain.stages.jobs import OnlineJob, SftJob
+
+TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
+
+
+class RayLauncher:
+    """One per run. Thread-safe: independent stages use it side by side."""
+
+    def __init__(
+        self, session: ClusterSession, run_directory: Path, wandb_settings: Mapping[str, Any]
+    ) -> None:
+        self._session = session
+        self._pool = EnginePool()
+        self._tracker = (
+            ray.remote(TrackerActor)
+            .options(num_cpus=0)
+            .remote(str(run_directory), dict(wandb_settings))
+        )
+        self._lock = threading.Lock()
+        self._running: dict[str, tuple[Path, Any | None]] = {}  # stage: folder, coordinator
+        self._stop_asked = False
+
+    # -- tracking -------------------------------------------------------------------------------
+
+    def open_stage(self, **stage: Any) -> TrackerHandle:
+        """Begin to write a stage's files (and its W&B run)."""
+        calls.get(self._tracker.open.remote(stage), 120, "the tracker to open a stage")
+        return TrackerHandle(self._tracker, stage["name"])
+
+    def close_stage(self, stage: str, summary: Mapping[str, Any]) -> dict[str, float]:
+        """Everything written; the last value of each metric."""
+        reference = self._tracker.close_stage.remote(stage, dict(summary))
+        return calls.get(reference, 120, "the tracker to close a stage")
+
+    # -- running --------------------------------------------------------------------------------
+
+    def call(
+        self, function: Callable[..., Any], *args: Any, cpus: float = 1, deadline_s: float = 900
+    ) -> Any:
+        reference = ray.remote(function).options(num_cpus=cpus, max_retries=1).remote(*args)
+        return calls.get(reference, deadline_s, f"{function.__name__} to finish")
+
+    @contextmanager
+    def engines(self, spec: EngineSpec, count: int) -> Iterator[Sequence[EngineHandle]]:
+        with self._pool.lease(spec, count) as handles:
+            yield handles
+
+    def prewarm(self, spec: EngineSpec, count: int) -> None:
+        self._pool.prewarm(spec, count)
+
+    def run_sft(self, job: SftJob, tracker: Tracker) -> str:
+        directory = Path(job.directory)
+        with self._registered(job.stage, directory, None):
+            self._fit(
+                sft_worker,
+                {"job": job, "directory": job.directory, "tracker": tracker},
+                job.num_trainers,
+                job.gpus_per_trainer,
+                directory,
+            )
+        return self._outcome(directory)
+
+    def run_online(self, job: OnlineJob, tracker: Tracker) -> str:
+        directory = Path(job.directory)
+        rewards = self._start_rewards(job)
+        try:
+            with self._pool.lease(job.engine, job.num_engines) as engines:
+                name = f"coordinator/{job.stage}"
+                coordinator = (
+                    ray.remote(CoordinatorActor)
+                    .options(num_cpus=0, name=name, max_concurrency=1024)
+                    .remote(job, engines, RewardHandle(rewards), tracker, _snapshot(directory))
+                )
+                try:
+                    self._train_online(job, coordinator, name, tracker, directory)
+                finally:
+                    self._end_coordinator(coordinator)
+        finally:
+            ray.kill(rewards)
+        return self._outcome(directory)
+
+    def _train_online(
+        self, job: OnlineJob, coordinator: Any, name: str, tracker: Tracker, directory: Path
+    ) -> None:
+        longest = job.loop.generate_deadline_s + job.loop.score_deadline_s
+        port = CoordinatorHandle(name, self._session.namespace, longest)
+        with self._registered(job.stage, directory, coordinator):
+            self._fit(
+                online_worker,
+                {"job": job, "directory": job.directory, "tracker": tracker, "port": port},
+                job.num_trainers,
+                job.gpus_per_trainer,
+                directory,
+            )
+
+    def _start_rewards(self, job: OnlineJob) -> Any:
+        reward = job.reward
+        return (
+            ray.remote(RewardActor)
+            .options(num_cpus=0)
+            .remote(reward.name, reward.settings, job.reward_timeout_s)
+        )
+
+    def _end_coordinator(self, coordinator: Any) -> None:
+        try:
+            calls.get(coordinator.close.remote(), 10, "the coordinator to close")
+        except StageFailed:
+            pass  # it died before; what it knew is in the ledger and the checkpoint
+        finally:
+            ray.kill(coordinator)
+
+    def _fit(
+        self,
+        worker: Callable[[dict[str, Any]], None],
+        config: dict[str, Any],
+        num_workers: int,
+        gpus: int,
+        directory: Path,
+    ) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError
+
+        trainer = TorchTrainer(
+            worker,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
+            ),
+            run_config=RunConfig(
+                name="ray_train",
+                storage_path=str(directory),
+                failure_config=FailureConfig(max_failures=TRAINER_RESTARTS),
+            ),
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            last_line = str(error).strip().splitlines()[-1]
+            raise StageFailed(
+                f"the trainer's process died more than {TRAINER_RESTARTS} times: {last_line}",
+                help="its log is in the run folder's logs/; posttrain resume goes on from the last "
+                "checkpoint",
+            ) from error
+        raise_failure(directory)
+
+    def _outcome(self, directory: Path) -> str:
+        stopped = directory / STOP_FILE
+        if stopped.exists():
+            stopped.unlink()
+            if not (directory / "model").exists():
+                return "stopped"
+        return "done"
+
+    # -- ending ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _registered(self, stage: str, directory: Path, coordinator: Any | None) -> Iterator[None]:
+        """Known to `request_stop` for as long as it runs."""
+        with self._lock:
+            self._running[stage] = (directory, coordinator)
+            (directory / STOP_FILE).unlink(missing_ok=True)
+        if self._stop_asked:
+            self.request_stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._running[stage]
+
+    def request_stop(self) -> None:
+        """Ask every trainer to save what it has and end."""
+        self._stop_asked = True
+        with self._lock:
+            for directory, coordinator in self._running.values():
+                (directory / STOP_FILE).touch()
+                if coordinator is not None:
+                    coordinator.stop.remote()
+
+    def close(self) -> None:
+        """Flush the tracker, end the engines."""
+        self._pool.close()
+        try:
+            calls.get(self._tracker.close.remote(), 60, "the tracker to close")
+        finally:
+            ray.kill(self._tracker)
+
+
+def _snapshot(directory: Path) -> Mapping[str, Any] | None:
+    """What the coordinator knew at the last whole checkpoint; None before the first."""
+    checkpoint = CheckpointStore(directory / "checkpoints").latest()
+    return checkpoint.state["coordinator"] if checkpoint else None

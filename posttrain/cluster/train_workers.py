@@ -1,0 +1,157 @@
+"""What runs inside Ray Train's workers: thin functions around posttrain.train.
+
+An error of ours is written down and the function returns: Ray Train restarts a group whose process
+died, but must not repeat a run that would fail the same way again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import InputError, PosttrainError, Problem, StageFailed
+from posttrain.stages.jobs import OnlineJob, SftJob
+
+FAILURE_FILE = "failure.json"
+STOP_FILE = "stop.request"  # a trainer that sees it in its folder saves and ends
+
+
+def guarded(body: Callable[[Mapping[str, Any]], None], config: Mapping[str, Any]) -> None:
+    """Run `body`, leaving what went wrong in the stage's folder for the driver to raise."""
+    directory = Path(config["directory"])
+    try:
+        body(config)
+    except PosttrainError as error:
+        _write_failure(directory, error)
+    except Exception as error:  # our bug or a library's: written down whole, not retried
+        (directory / "traceback.txt").write_text(traceback.format_exc())
+        message = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        _write_failure(
+            directory, StageFailed(message, help=f"the traceback is in {directory}/traceback.txt")
+        )
+
+
+def raise_failure(directory: Path) -> None:
+    """Raise on the driver what a worker left behind."""
+    path = directory / FAILURE_FILE
+    if not path.exists():
+        return
+    failure = json.loads(path.read_text())
+    path.unlink()
+    if failure["input"]:
+        raise InputError([Problem(**problem) for problem in failure["problems"]])
+    error = StageFailed(failure["message"], place=failure["place"], help=failure["help"])
+    error.code = failure["code"]
+    raise error
+
+
+def _write_failure(directory: Path, error: PosttrainError) -> None:
+    problems = error.problems if isinstance(error, InputError) else []
+    failure = {
+        "input": isinstance(error, InputError),
+        "code": error.code,
+        "message": error.message,
+        "place": error.place,
+        "help": error.help,
+        "problems": [asdict(problem) for problem in problems],
+    }
+    (directory / FAILURE_FILE).write_text(json.dumps(failure))
+
+
+def sft_worker(config: dict[str, Any]) -> None:
+    """Body of a Ray Train rank for `sft` stages."""
+    guarded(_train_sft, config)
+
+
+def online_worker(config: dict[str, Any]) -> None:
+    """Body of a Ray Train rank for `online_rl` stages."""
+    guarded(_train_online, config)
+
+
+def _train_sft(config: Mapping[str, Any]) -> None:
+    job: SftJob = config["job"]
+    _use_threads(job.threads)
+    from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.stages.sft_rows import render_rows
+    from posttrain.train.sft import SftSettings, run_sft
+
+    stop_file = Path(job.directory) / STOP_FILE
+    config["tracker"].event("waiting", text="reading and rendering the rows")
+    rows = render_rows(job.model_path, job.data, job.max_tokens, job.seed)
+    algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
+    objective = algorithm.objective(plugin_config(algorithm, job.algorithm.settings))
+    run_sft(
+        SftSettings(
+            directory=Path(job.directory),
+            model_path=job.model_path,
+            objective=objective,
+            batch_rows=job.batch_rows,
+            tokens_per_micro_batch=job.tokens_per_micro_batch,
+            steps=job.steps,
+            epochs=job.epochs,
+            holdout_rows=job.holdout_rows,
+            seed=job.seed,
+            precision=job.precision,
+        ),
+        rows,
+        config["tracker"],
+        stop_file.exists,
+    )
+
+
+def _train_online(config: Mapping[str, Any]) -> None:
+    job: OnlineJob = config["job"]
+    _use_threads(job.trainer_threads)
+    import torch
+
+    from posttrain.checkpoint.store import CheckpointStore
+    from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.model.load import load_model, load_tokenizer
+    from posttrain.train.rl_loop import RlParts, RlSettings, run_training
+    from posttrain.train.rl_step import RlTrainer, StepSettings
+    from posttrain.weight_sync.flat_file import write_weights
+    from posttrain.weight_sync.shared_directory import SharedDirectory
+
+    torch.manual_seed(job.loop.seed)
+    directory = Path(job.directory)
+    algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
+    trainer = RlTrainer(
+        load_model(job.model_path, job.precision),
+        load_model(job.model_path, job.precision),
+        load_tokenizer(job.model_path),
+        algorithm,
+        plugin_config(algorithm, job.algorithm.settings),
+        StepSettings(job.loop.sampling.temperature, job.tokens_per_micro_batch),
+    )
+    with SharedDirectory(f"{directory.parent.parent.name}-{job.stage}") as shared:
+        run_training(
+            RlSettings(
+                directory=directory,
+                num_steps=job.loop.num_steps,
+                checkpoint_every=job.checkpoint_every,
+                logprob_check_every=job.logprob_check_every,
+                precision=job.precision,
+            ),
+            RlParts(
+                trainer=trainer,
+                port=config["port"],
+                checkpoints=CheckpointStore(directory / "checkpoints"),
+                tracker=config["tracker"],
+                write_weights=lambda tensors, version: write_weights(
+                    tensors, shared.path, version, job.attempt
+                ),
+            ),
+        )
+
+
+def _use_threads(count: int) -> None:
+    """Ray gives every worker one thread; the launcher knows better how many are free."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    import torch
+
+    torch.set_num_threads(count)

@@ -1,0 +1,1 @@
+"""Configuration: strict models, YAML with places, presets, overrides, plug-ins, JSON schema."""

@@ -1,0 +1,369 @@
+"""What may stand in a pipeline file. Every field's sentence ends up in the editor's tooltip.
+
+Names of plug-ins (algorithms, rewards, averaging methods) are kept as `Plugin`; their settings are
+checked against the plug-in's own Config by `posttrain.config.plugins`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from posttrain.config.strict import StrictModel
+
+
+def _short(key: str) -> BeforeValidator:
+    """`data: x` is short for `data: {path: x}`; `key` says which field the bare value fills."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+class Plugin(StrictModel):
+    """A plug-in by name, with its settings: `grpo`, or `{name: grpo, lr: 1e-6}`."""
+
+    name: str
+    """File name in its folder (`grpo`), a path to your own (`./my.py`), or a dotted module."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What the plug-in's own Config accepts; its file documents each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "settings" not in value:
+            own = {key: item for key, item in value.items() if key in cls.model_fields}
+            return own | {"settings": {k: v for k, v in value.items() if k not in own}}
+        return value
+
+
+class DataSpec(StrictModel):
+    """Rows for a stage: made by the micro world, read from a file, or from a hub."""
+
+    path: str
+    """`microworld/NAME`, a .jsonl, .jsonl.gz, .parquet or .csv file, a folder, or a hub name."""
+    name: str | None = None
+    """Configuration of a hub data set (`main` of openai/gsm8k)."""
+    split: str = "train"
+    """Split of a hub data set or of a micro-world source; ignored for files."""
+    revision: str | None = None
+    """Commit or tag of a hub data set; the newest where not given."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our column name: the name in the file, e.g. {prompt: question, completion: answer}."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What to do with rows that do not fit the model's context: stop, or leave out and count."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """What to do with rows that do not parse: stop, or leave out and count."""
+    take: int | None = Field(default=None, gt=0)
+    """Only the first so many rows."""
+    flip_labels: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Micro-world preferences only: the share of comparisons with the wrong winner."""
+
+
+Data = Annotated[DataSpec, _short("path")]
+
+
+class TaskSpec(StrictModel):
+    """One named list of questions, or one text for perplexity."""
+
+    data: Data
+    """Where the questions (or the text) come from; held out from training."""
+    reward: Plugin | None = None
+    """The verifier that says right or wrong; none means perplexity of the column `text`."""
+    max_new_tokens: int = Field(default=64, gt=0)
+    """Longest answer that is waited for."""
+
+
+class Suite(StrictModel):
+    """Named lists of questions asked of models. Not a stage, so asking never forms a cycle."""
+
+    gain: list[str] = Field(default_factory=list)
+    """Tasks that training should raise."""
+    keep: list[str] = Field(default_factory=list)
+    """Tasks that training may cost: the alignment tax. Perplexity is shown, never averaged in."""
+    tasks: dict[str, TaskSpec] = Field(default_factory=dict)
+    """Tasks of your own, by name; `microworld/...` and `gsm8k` are built in."""
+    prompts_per_task: int = Field(default=256, gt=0)
+    """Questions asked per task; the interval shrinks with its square root."""
+    when: Literal["every_model", "only_final"] = "every_model"
+    """Ask each model as soon as its stage is done, or only where an evaluate stage says so."""
+    tax_since: str | None = None
+    """The stage whose model the tax is counted from."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Sampling temperature of the answers; 0 is greedy, 1 measures the policy itself."""
+
+
+class SuiteUse(StrictModel):
+    """A suite with some settings changed: `{use: abilities, prompts_per_task: 1024}`."""
+
+    use: str
+    """Name of a suite under `suites`."""
+    prompts_per_task: int | None = Field(default=None, gt=0)
+    """Questions per task, in place of the suite's own number."""
+
+
+class Resources(StrictModel):
+    """How many processes of each sort a stage may use, in place of the cluster preset's numbers."""
+
+    engines: int | None = Field(default=None, gt=0)
+    """Rollout engines (vLLM)."""
+    trainers: int | None = Field(default=None, gt=0)
+    """Trainer processes (Ray Train ranks)."""
+
+
+class StageBase(StrictModel):
+    """Keys that every stage has."""
+
+    produces: ClassVar[str] = "model"
+    """Type of artifact."""
+    description: str = ""
+    """A sentence for the report."""
+    gates: list[str] = Field(default_factory=list)
+    """Conditions that stop the run where they fail: `arithmetic > sft.arithmetic`."""
+    resources: Resources = Resources()
+    """Process counts that differ from the cluster preset's."""
+    seed: int | None = None
+    """This stage's seed; the pipeline's seed and the stage's name give one otherwise."""
+
+
+class ModelStage(StageBase):
+    """A model to start from: a folder, a hub name, or random weights."""
+
+    kind: Literal["model"]
+    """`model`."""
+    path: str | None = None
+    """A folder in Hugging Face form, or a hub name."""
+    from_scratch: str | None = None
+    """`micro`: about a million random parameters and a character-level tokenizer."""
+    chat_template: str | None = None
+    """A shipped template (plain, chatml, llama3, tulu) or a .jinja file; else the model's own."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelStage:
+        if (self.path is None) == (self.from_scratch is None):
+            raise ValueError("give one of `path` and `from_scratch`")
+        return self
+
+
+class SftBatch(StrictModel):
+    """How many rows make one optimiser step."""
+
+    rows: int = Field(default=32, gt=0)
+    """Rows per optimiser step, over all trainers."""
+    tokens_per_micro_batch: int = Field(default=8192, gt=0)
+    """Most tokens that one forward pass holds; micro-batches are packed, not padded."""
+
+
+class SftStage(StageBase):
+    """Supervised fine-tuning: the model learns to give the completions of the rows."""
+
+    kind: Literal["sft"]
+    """`sft`."""
+    model: str
+    """The stage whose model is trained."""
+    data: Data
+    """Rows with `prompt` and `completion`, or `messages`."""
+    algorithm: Plugin = Plugin(name="sft")
+    """The offline algorithm and its settings (lr, schedule, ...)."""
+    batch: SftBatch = SftBatch()
+    """Rows per step."""
+    steps: int | None = Field(default=None, gt=0)
+    """Optimiser steps; give this or `epochs`."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the rows; 1 where neither is given."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Longest row, prompt and completion; the model's context where not given."""
+    holdout_rows: int = Field(default=64, ge=0)
+    """Rows kept out of training to measure `sft/heldout_loss`."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> SftStage:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give `steps` or `epochs`, not both")
+        return self
+
+
+class RlBatch(StrictModel):
+    """prompts x samples_per_prompt = rollouts of one step."""
+
+    prompts: int = Field(default=32, gt=0)
+    """Prompts per step; each becomes one group."""
+    samples_per_prompt: int = Field(default=8, gt=0)
+    """Answers per prompt."""
+    tokens_per_micro_batch: int = Field(default=8192, gt=0)
+    """Most tokens that one forward pass holds; micro-batches are packed, not padded."""
+
+
+class Staleness(StrictModel):
+    """How old a trained answer may be, in weight versions. A bare number n is `{max: n}`."""
+
+    max: int = Field(default=1, ge=0)
+    """Hard bound: no token trained on is older. 0 is synchronous."""
+    ahead: int | None = Field(default=None, ge=0)
+    """Steps of work kept in flight so that engines stay full; at most `max`."""
+    policy: Literal["wait"] = "wait"
+    """What happens to slow prompts: they are waited for, never discarded."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Staleness:
+        if self.ahead is not None and self.ahead > self.max:
+            raise ValueError(f"`ahead` is {self.ahead}, more than `max`, which is {self.max}")
+        return self
+
+    @property
+    def steps_ahead(self) -> int:
+        return self.max if self.ahead is None else self.ahead
+
+
+class RlSampling(StrictModel):
+    """How the engines sample."""
+
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Trainer log-probs are taken at the same temperature."""
+    max_new_tokens: int = Field(default=256, gt=0)
+    """Token limit of one answer; what reaches it is cut and counted."""
+
+
+class RewardSpec(Plugin):
+    """The reward: a file in rewards/, or your own."""
+
+    timeout_s: float = Field(default=5.0, gt=0)
+    """A verifier that takes longer is killed; the answer is retried, then dropped and counted."""
+
+
+class OnlineRlStage(StageBase):
+    """Reinforcement learning on the model's own answers."""
+
+    kind: Literal["online_rl"]
+    """`online_rl`."""
+    model: str
+    """The stage whose model is trained; also the reference."""
+    algorithm: Plugin
+    """The online algorithm: `grpo`, or `{name: grpo, lr: 1e-6}`."""
+    reward: RewardSpec
+    """A verifier from rewards/ or your own file."""
+    data: Data
+    """Rows with `prompt` and whatever the reward reads."""
+    batch: RlBatch = RlBatch()
+    """Prompts and samples per step."""
+    steps: int = Field(gt=0)
+    """Weight versions to make; one optimiser batch each."""
+    staleness: Annotated[
+        Staleness,
+        BeforeValidator(lambda v: {"max": v} if isinstance(v, int) else v),
+    ] = Staleness()
+    """A rollout may be so many weight versions old."""
+    sampling: RlSampling = RlSampling()
+    """Temperature and token limit."""
+    checkpoint_every: int = Field(default=20, gt=0)
+    """Steps between two checkpoints; a crash costs at most so many steps of training."""
+    logprob_check_every: int = Field(default=10, gt=0)
+    """Syncs between two checks that engine and trainer give the same log-probs."""
+
+
+class AverageStage(StageBase):
+    """Averages the weights before and after training, to win back what training cost."""
+
+    kind: Literal["average"]
+    """`average`."""
+    method: Plugin = Plugin(name="linear")
+    """A file in posttrain/averaging/."""
+    pre: str
+    """The stage before training (usually `sft`)."""
+    post: str
+    """The stage after it."""
+    weight_pre: float = Field(default=0.2, ge=0.0, le=1.0)
+    """The share of `pre`: 0 is `post` itself."""
+
+
+class Recommend(StrictModel):
+    """Which model to take: the most of one thing, with the tax bounded."""
+
+    most: Literal["gain"] = "gain"
+    """What to maximise."""
+    tax_at_most: float = Field(default=3.0, ge=0.0)
+    """Points of tax a recommended model may have."""
+
+
+class EvaluateStage(StageBase):
+    """Asks several models the same questions and says which to take."""
+
+    produces: ClassVar[str] = "measurements"
+    kind: Literal["evaluate"]
+    """`evaluate`."""
+    models: list[str] = Field(min_length=1)
+    """Stages whose models are asked."""
+    suite: Annotated[SuiteUse, _short("use")]
+    """The suite to ask, with changes."""
+    recommend: Recommend | None = None
+    """The rule for the model to take; it becomes runs/NAME/best."""
+
+
+Stage = Annotated[
+    ModelStage | SftStage | OnlineRlStage | AverageStage | EvaluateStage,
+    Field(discriminator="kind"),
+]
+
+
+class EngineSettings(StrictModel):
+    """How a vLLM engine is started. Where, not what: outside every identity."""
+
+    kv_cache_mb: int = Field(default=128, gt=0)
+    """Memory for the key-value cache of one engine."""
+    eager: bool = True
+    """Skip torch.compile: its start-up costs more than it wins on small models."""
+    block_size: int = Field(default=32, gt=0)
+    """Tokens per cache block; prompts shorter than a block are never cached."""
+    max_running: int = Field(default=256, gt=0)
+    """Sequences decoded together."""
+
+
+class Cluster(StrictModel):
+    """Where a pipeline runs. Only `precision` changes numbers."""
+
+    engines: int = Field(default=1, gt=0)
+    """Rollout engines per stage."""
+    trainers: int = Field(default=1, gt=0)
+    """Trainer processes per stage."""
+    cpus: int | None = Field(default=None, gt=0)
+    """Cores the local Ray may use; all of them where not given."""
+    gpus_per_engine: int = Field(default=0, ge=0)
+    """GPUs of one engine; 0 runs it on the CPU."""
+    gpus_per_trainer: int = Field(default=0, ge=0)
+    """GPUs of one trainer; 0 runs it on the CPU."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of weights in engines and trainers."""
+    weight_sync: Literal["shm"] = "shm"
+    """How weights reach the engines: a shared-memory file on one host."""
+    engine: EngineSettings = EngineSettings()
+    """vLLM settings."""
+
+
+class WandbSettings(StrictModel):
+    """Weights & Biases. Without a key it runs offline."""
+
+    project: str = "posttrain"
+    """Project that runs are logged to."""
+    entity: str | None = None
+    """Team or user; the key's default where not given."""
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online with a key, offline without."""
+
+
+class Pipeline(StrictModel):
+    """A whole pipeline file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the run folder under runs/."""
+    description: str = ""
+    """One sentence on what comes out."""
+    seed: int = Field(default=0, ge=0)
+    """From it and the stage's name comes each stage's own seed."""
+    cluster: str | Cluster = "laptop"
+    """A preset in configs/cluster/, or its keys. Where, not what."""
+    suites: dict[str, Suite] = Field(default_factory=dict)
+    """Named lists of questions."""
+    wandb: WandbSettings = WandbSettings()
+    """Tracking settings."""
+    stages: dict[str, Stage] = Field(min_length=1)
+    """The graph: stages by name; they refer to one another by name."""

@@ -1,0 +1,17 @@
+"""The base of every configuration class: unknown keys are mistakes, values are not coerced."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StrictModel(BaseModel):
+    """Frozen, refuses unknown keys; each field's docstring is its sentence in the JSON schema."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )

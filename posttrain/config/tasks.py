@@ -1,0 +1,43 @@
+"""Tasks that need no definition of their own, and how a suite's tasks are looked up."""
+
+from __future__ import annotations
+
+from posttrain.config.pipeline import DataSpec, Plugin, Suite, TaskSpec
+
+_SKILLS = ("copy", "reverse", "sort", "count")
+
+BUILT_IN: dict[str, TaskSpec] = {
+    "microworld/arithmetic": TaskSpec(
+        data=DataSpec(path="microworld/arithmetic", split="test"),
+        reward=Plugin(name="arithmetic"),
+        max_new_tokens=32,
+    ),
+    **{
+        f"microworld/{skill}": TaskSpec(
+            data=DataSpec(path=f"microworld/{skill}", split="test"),
+            reward=Plugin(name="skill"),
+            max_new_tokens=16,
+        )
+        for skill in _SKILLS
+    },
+    "gsm8k": TaskSpec(
+        data=DataSpec(
+            path="openai/gsm8k", name="main", split="test", columns={"prompt": "question"}
+        ),
+        reward=Plugin(name="gsm8k"),
+        max_new_tokens=512,
+    ),
+    "perplexity/wikitext": TaskSpec(
+        data=DataSpec(path="Salesforce/wikitext", name="wikitext-2-raw-v1", split="test"),
+    ),
+}
+
+
+def task_spec(suite: Suite, task: str) -> TaskSpec:
+    """The suite's own definition of a task, else the built-in one; KeyError without either."""
+    return suite.tasks[task] if task in suite.tasks else BUILT_IN[task]
+
+
+def suite_tasks(suite: Suite) -> list[str]:
+    """Every task of a suite once: what training should raise first, then what it may cost."""
+    return list(dict.fromkeys([*suite.gain, *suite.keep]))

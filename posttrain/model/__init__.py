@@ -1,0 +1,1 @@
+"""Everything that touches a language model as a model: loading, rendering, attention, forward passes."""

@@ -1,0 +1,264 @@
+"""Model folders in Hugging Face form: reading, writing, and bringing foreign ones into a run.
+
+Only safetensors is read, and no code that ships with a model is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from posttrain.errors import InputError, Problem
+from posttrain.model.chat import end_of_turn_ids
+from posttrain.model.chat_templates import read_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WEIGHTS = ".safetensors"
+
+
+def load_model(
+    path: str | Path, precision: str | None = "fp32", attention: str = "packed"
+) -> PreTrainedModel:
+    """A causal language model from a folder, in train mode's opposite (`eval`), on the CPU.
+
+    `precision` is fp32, bf16 or None for the folder's own. `attention` is `packed` or a name that
+    transformers knows. Architectures that packed attention does not cover get sdpa, which is right
+    for packed rows as well, only slower. Raises InputError for folders that hold no model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    require_model_folder(path)
+    _no_progress_bars()
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        dtype="auto" if precision is None else DTYPES[precision],
+        attn_implementation=_attention_name(config, attention),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if loading["missing_keys"]:  # transformers would fill them with random numbers and go on
+        raise InputError(_missing(path, sorted(loading["missing_keys"])))
+    return model.eval()
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, with its chat template where it has one."""
+    from transformers import AutoTokenizer
+
+    require_model_folder(path, weights=False)
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """All weights of a folder by name, on the CPU, mapped from disk; tied ones appear once."""
+    from safetensors.torch import load_file
+
+    require_model_folder(path)
+    state: dict[str, Tensor] = {}
+    for file in sorted(Path(path).glob(f"*{_WEIGHTS}")):
+        state |= load_file(file)
+    return state
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: str | Path,
+    precision: str | None = None,
+) -> None:
+    """Write a model folder whole or not at all; one that is already there is replaced.
+
+    `precision` casts what is written; None keeps the model's own format.
+    """
+    _no_progress_bars()
+    with _whole_directory(Path(directory)) as partial:
+        if precision is not None and model.dtype != DTYPES[precision]:
+            model.save_pretrained(partial, state_dict=_cast(model, DTYPES[precision]))
+            _edit_json(partial / "config.json", {"dtype": str(DTYPES[precision]).split(".")[1]})
+        else:
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+def adopt_model(path: str, target: Path, chat_template: str | None = None) -> None:
+    """Bring a model from a folder or a hub into `target`, by links; nothing big is copied.
+
+    A chat template given here is written into the new folder, together with its end-of-turn token
+    as one that stops generation. Raises InputError.
+    """
+    source = Path(path) if Path(path).is_dir() else _download(path)
+    require_model_folder(source)
+    template = read_template(chat_template) if chat_template is not None else None
+    with _whole_directory(target) as partial:
+        for file in sorted(source.iterdir()):
+            if file.is_file() and not any(file.match(pattern) for pattern in _PICKLED):
+                os.symlink(file.resolve(), partial / file.name)
+        if template is not None:
+            _set_template(partial, template)
+
+
+def require_model_folder(path: str | Path, *, weights: bool = True) -> None:
+    """Raise InputError where a folder holds no model that may be read."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            Problem(
+                "no-model",
+                "no model folder: it has no config.json" if folder.is_dir() else "no such folder",
+                file=str(path),
+                help="give a folder in Hugging Face form, or a hub name on a `model` stage",
+            )
+        )
+    if not weights or any(folder.glob(f"*{_WEIGHTS}")):
+        return
+    pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
+    found = f", only {pickled[0]}, and pickled files can run code" if pickled else ""
+    raise InputError(
+        Problem(
+            "no-weights",
+            f"the model folder has no .safetensors file{found}",
+            file=str(path),
+            help="write it anew with `model.save_pretrained(folder)` on a machine where you trust it",
+        )
+    )
+
+
+def context_length(config: Any) -> int:
+    """Tokens that a model can attend to, prompt and answer together, from its configuration."""
+    return int(config.get_text_config().max_position_embeddings)
+
+
+# -- inside -------------------------------------------------------------------------------------
+
+
+def _no_progress_bars() -> None:
+    """Screens belong to the command line; a worker's bars would only fill its log."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _missing(path: str | Path, names: list[str]) -> Problem:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return Problem(
+        "weights-missing",
+        f"the model folder lacks {names[0]}{more}, which its config.json asks for",
+        file=str(path),
+        help="probably a half-copied folder, or one that holds another kind of model",
+    )
+
+
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state in another number format; tied weights stay tied, so they are written once."""
+    casts: dict[int, Tensor] = {}
+    return {
+        name: casts.setdefault(tensor.data_ptr(), tensor.to(dtype))
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _attention_name(config: Any, attention: str) -> str:
+    if attention != "packed":
+        return attention
+    if not _covered_by_packed(config):
+        return "sdpa"
+    if torch.cuda.is_available() and _has_flash_attention():
+        return "flash_attention_2"
+    from posttrain.model.attention import register_packed_attention
+
+    return register_packed_attention()
+
+
+def _covered_by_packed(config: Any) -> bool:
+    """Full and sliding-window softmax attention; no soft caps, sinks, chunks or recurrence."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if getattr(text, "attn_logit_softcapping", None) or text.model_type in ("gpt_oss",):
+        return False
+    return kinds <= {"full_attention", "sliding_attention"}
+
+
+def _has_flash_attention() -> bool:
+    from transformers.utils import is_flash_attn_2_available
+
+    return bool(is_flash_attn_2_available())
+
+
+def _download(name: str) -> Path:
+    """A hub model's folder in the local hub cache. Raises InputError where there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        reason = lines[0].strip('"')
+        raise InputError(
+            Problem(
+                "no-model",
+                f"`{name}` is no folder here, and no hub has it: {reason}",
+                help="check the spelling; without internet give a folder, or fill the hub cache first",
+            )
+        ) from error
+
+
+def _set_template(folder: Path, source: str) -> None:
+    """Make `source` the folder's chat template; what it ends turns with stops generation."""
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+    _edit_json(folder / "tokenizer_config.json", {"chat_template": None})
+    stops = end_of_turn_ids(load_tokenizer(folder))
+    known = _read_json(folder / "generation_config.json").get("eos_token_id")
+    known = known if known is not None else _read_json(folder / "config.json").get("eos_token_id")
+    known_list = known if isinstance(known, list) else [] if known is None else [known]
+    eos = [*stops, *(token for token in known_list if token not in stops)]
+    if eos:
+        _edit_json(folder / "generation_config.json", {"eos_token_id": eos})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _edit_json(path: Path, changes: dict[str, Any]) -> None:
+    """Set keys of a JSON file (None removes one); a link is replaced, never written through."""
+    content = _read_json(path) | changes
+    path.unlink(missing_ok=True)
+    kept = {key: value for key, value in content.items() if value is not None or key not in changes}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _whole_directory(target: Path) -> Iterator[Path]:
+    """A new folder that takes the target's place once it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(partial, target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,22 @@
+"""Pure tensor functions: no logging, no devices, no configuration.
+
+Submodules load on first use, so an algorithm's file can name `ops.surrogates` and still be imported
+where torch must not be (`posttrain check` reads its Config).
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from posttrain.ops import baselines, checks, kl, logprobs, masked, surrogates
+
+__all__ = ["baselines", "checks", "kl", "logprobs", "masked", "surrogates"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

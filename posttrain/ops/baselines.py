@@ -1,0 +1,47 @@
+"""What a reward is compared with: the other samples of the same prompt."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from posttrain.ops.checks import check_floating, check_rank
+
+
+def group_mean(rewards_GK: Tensor) -> Tensor:
+    """[G, 1] mean of each group."""
+    _check(rewards_GK)
+    return rewards_GK.mean(dim=1, keepdim=True)
+
+
+def group_std(rewards_GK: Tensor) -> Tensor:
+    """[G, 1] standard deviation of each group, unbiased (divided by K - 1)."""
+    _check(rewards_GK)
+    return rewards_GK.std(dim=1, unbiased=True, keepdim=True)
+
+
+def leave_one_out(rewards_GK: Tensor) -> Tensor:
+    """[G, K] mean of the *other* samples of the group: (sum - own) / (K - 1) (RLOO, 2402.14740)."""
+    _check(rewards_GK)
+    return (rewards_GK.sum(dim=1, keepdim=True) - rewards_GK) / (rewards_GK.shape[1] - 1)
+
+
+def over_tokens(values_GK: Tensor, lengths_B: Tensor) -> Tensor:
+    """[T] each sequence's value on each of its tokens, group after group, sample after sample."""
+    check_rank(2, values_GK=values_GK)
+    if lengths_B.numel() != values_GK.numel():
+        raise ValueError(f"{lengths_B.numel()} lengths for {values_GK.numel()} sequences")
+    return values_GK.reshape(-1).repeat_interleave(lengths_B)
+
+
+def no_signal(rewards_GK: Tensor) -> Tensor:
+    """[G] True where all samples of a group have the same reward: such a group teaches nothing."""
+    _check(rewards_GK)
+    return torch.all(rewards_GK == rewards_GK[:, :1], dim=1)
+
+
+def _check(rewards_GK: Tensor) -> None:
+    check_rank(2, rewards_GK=rewards_GK)
+    check_floating(rewards_GK=rewards_GK)
+    if rewards_GK.shape[1] < 2:
+        raise ValueError("a group needs two or more samples to compare")

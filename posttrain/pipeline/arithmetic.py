@@ -1,0 +1,70 @@
+"""How much work a stage is, in words that can be multiplied by hand."""
+
+from __future__ import annotations
+
+import math
+
+from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline, SftStage
+from posttrain.config.tasks import suite_tasks
+
+
+def describe(name: str, pipeline: Pipeline, rows: int | None) -> str:
+    """One sentence on a stage's work; empty for stages without any to speak of.
+
+    `rows` is the number of rows of its data, where that is known.
+    """
+    stage = pipeline.stages.get(name)
+    if isinstance(stage, OnlineRlStage):
+        return f"{name}: {_online_rl(stage)}"
+    if isinstance(stage, SftStage):
+        return f"{name}: {_sft(stage, rows)}"
+    if isinstance(stage, EvaluateStage) and stage.suite.use in pipeline.suites:
+        return f"{name}: {_evaluate(stage, pipeline)}"
+    return ""
+
+
+def number(value: int) -> str:
+    """`number(15360)` is `15 360`."""
+    return f"{value:,}".replace(",", " ")
+
+
+def count(value: int, noun: str) -> str:
+    """`count(1, "sample")` is `1 sample`, `count(8, "sample")` is `8 samples`."""
+    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
+
+
+def _online_rl(stage: OnlineRlStage) -> str:
+    prompts, samples = stage.batch.prompts, stage.batch.samples_per_prompt
+    ahead = stage.staleness.steps_ahead
+    rollouts = prompts * samples
+    return (
+        f"{count(prompts, 'prompt')} × {count(samples, 'sample')} = {count(rollouts, 'rollout')}"
+        f" = 1 step = 1 new weight version; {count(stage.steps, 'step')} ="
+        f" {count(rollouts * stage.steps, 'rollout')}; at most ({ahead} + 1) × {number(prompts)} ="
+        f" {count((ahead + 1) * prompts, 'group')} under way"
+    )
+
+
+def _sft(stage: SftStage, rows: int | None) -> str:
+    batch = stage.batch.rows
+    per_step = f"{count(batch, 'row')} = 1 step"
+    if stage.steps is not None:
+        return f"{per_step}; {count(stage.steps, 'step')} = {count(batch * stage.steps, 'row')}"
+    epochs = stage.epochs or 1
+    passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+    if rows is None:
+        return f"{per_step}; {passes} of {stage.data.path}"
+    trained = max(rows - stage.holdout_rows, 0)
+    steps = math.ceil(trained * epochs / batch)
+    held_out = f" ({number(stage.holdout_rows)} held out)" if stage.holdout_rows else ""
+    return f"{per_step}; {count(trained, 'row')}{held_out} × {passes} = {count(steps, 'step')}"
+
+
+def _evaluate(stage: EvaluateStage, pipeline: Pipeline) -> str:
+    suite = pipeline.suites[stage.suite.use]
+    models, tasks = len(stage.models), len(suite_tasks(suite))
+    prompts = stage.suite.prompts_per_task or suite.prompts_per_task
+    return (
+        f"{count(models, 'model')} × {count(tasks, 'task')} × {count(prompts, 'prompt')}"
+        f" = {count(models * tasks * prompts, 'answer')}"
+    )

@@ -1,0 +1,182 @@
+"""Everything that can be known to be wrong before anything starts, all of it at once.
+
+Keys and values were checked while loading. Here come references, gates, plug-ins with settings,
+files and their first rows, and the batch arithmetic in words. Imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from posttrain.config.document import Places, show_path
+from posttrain.config.keys import PLUGIN_KINDS
+from posttrain.config.load import LoadedPipeline
+from posttrain.config.pipeline import (
+    EvaluateStage,
+    OnlineRlStage,
+    Pipeline,
+    Plugin,
+    SftStage,
+    StageBase,
+    Suite,
+)
+from posttrain.config.plugins import Mode, load_plugin, plugin_config
+from posttrain.config.strict import StrictModel
+from posttrain.config.suggest import did_you_mean
+from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
+from posttrain.errors import InputError, Problem
+from posttrain.pipeline.arithmetic import describe
+from posttrain.pipeline.check_data import DataChecker
+from posttrain.pipeline.check_models import check_model
+from posttrain.pipeline.graph import Graph, build_graph
+
+_MODES: dict[type[StageBase], Mode] = {SftStage: "offline", OnlineRlStage: "online"}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check` found. `notes` is the batch arithmetic, one sentence per stage."""
+
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    graph: Graph
+    plugins: Mapping[
+        str, Mapping[str, StrictModel]
+    ]  # stage -> key (algorithm, ...) -> whole Config
+    seconds: float
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.severity != "error"]
+
+    def raise_if_any(self) -> None:
+        """Raises InputError with all problems, warnings too, if one of them is an error."""
+        if self.errors:
+            raise InputError(list(self.problems))
+
+
+def check(loaded: LoadedPipeline, *, every_row: bool = False) -> CheckReport:
+    """Look at a loaded pipeline. Reads the first rows of its files, or every row."""
+    checker = _Checker(loaded, loaded.draft, loaded.places, DataChecker(loaded.places, every_row))
+    graph = build_graph(loaded.draft, loaded.places, loaded.unreadable)
+    began = time.perf_counter()
+    checker.problems += [*loaded.problems, *graph.problems]
+    for name, suite in loaded.draft.suites.items():
+        checker.check_suite(name, suite)
+    for name, stage in loaded.draft.stages.items():
+        checker.check_stage(name, stage)
+    notes = tuple(
+        note
+        for name in (graph.order or loaded.draft.stages)
+        if (note := describe(name, loaded.draft, checker.data.rows_by_stage.get(name)))
+    )
+    problems = _ordered(checker.problems, show_path(loaded.file))
+    seconds = time.perf_counter() - began
+    return CheckReport(problems, notes, graph, checker.plugins, seconds)
+
+
+def _ordered(problems: list[Problem], file: str) -> tuple[Problem, ...]:
+    """Without repetitions, in the order of the pipeline file; other files after it."""
+    unique = {(p.code, p.message, p.file, p.line): p for p in reversed(problems)}
+    ordered = [p for p in problems if unique[(p.code, p.message, p.file, p.line)] is p]
+    return tuple(sorted(ordered, key=lambda p: (p.file != file, p.line or 0)))
+
+
+@dataclass(slots=True)
+class _Checker:
+    loaded: LoadedPipeline
+    pipeline: Pipeline
+    places: Places
+    data: DataChecker
+    problems: list[Problem] = field(default_factory=list)
+    plugins: dict[str, dict[str, StrictModel]] = field(default_factory=dict)
+
+    def add(self, code: str, message: str, key: str, help: str = "") -> None:
+        file, line = self.places.of(key)
+        self.problems.append(Problem(code, message, key, file, line, help))
+
+    def check_suite(self, name: str, suite: Suite) -> None:
+        known = [*suite.tasks, *BUILT_IN]
+        for role in ("gain", "keep"):
+            for index, task in enumerate(getattr(suite, role)):
+                if task not in known:
+                    key = f"suites.{name}.{role}.{index}"
+                    self.add("unknown-task", f"no task `{task}`", key, did_you_mean(task, known))
+        if not suite_tasks(suite):
+            self.add("empty-suite", "asks nothing", f"suites.{name}", "gain: [TASK, ...]")
+        for task in suite_tasks(suite):
+            if task not in known:
+                continue
+            key = f"suites.{name}.tasks.{task}"
+            spec = task_spec(suite, task)
+            needs = ("prompt",) if spec.reward else ("text",)
+            self.problems += self.data.check(spec.data, f"{key}.data", needs, f"(task {task})")
+            if spec.reward is not None:
+                self._check_plugin("reward", spec.reward, f"{key}.reward", None)
+        for task in suite.tasks:
+            if task not in suite_tasks(suite):
+                message = f"task `{task}` is defined but not asked"
+                file, line = self.places.of(f"suites.{name}.tasks.{task}")
+                path, help = f"suites.{name}.tasks", f"gain: [{task}], or keep: [{task}]"
+                self.problems.append(
+                    Problem("unused-task", message, path, file, line, help, "warning")
+                )
+
+    def check_stage(self, name: str, stage: StageBase) -> None:
+        prefix = f"stages.{name}"
+        for key, kind in PLUGIN_KINDS.items():
+            plugin = getattr(stage, key, None)
+            if isinstance(plugin, Plugin):
+                mode = _MODES.get(type(stage)) if kind == "algorithm" else None
+                config = self._check_plugin(kind, plugin, f"{prefix}.{key}", mode)
+                if config is not None:
+                    self.plugins.setdefault(name, {})[key] = config
+        if isinstance(stage, OnlineRlStage):
+            self._check_groups(name, stage)
+        if isinstance(stage, SftStage | OnlineRlStage):
+            needs = ("prompt", "completion") if isinstance(stage, SftStage) else ("prompt",)
+            found = self.data.check(stage.data, f"{prefix}.data", needs, f"(stage {name})", name)
+            self.problems += found
+        if isinstance(stage, EvaluateStage) and stage.suite.use not in self.pipeline.suites:
+            help = did_you_mean(stage.suite.use, self.pipeline.suites, "suites here:")
+            self.add("unknown-suite", f"no suite `{stage.suite.use}`", f"{prefix}.suite.use", help)
+        self.problems += check_model(stage, prefix, self.places)
+
+    def _check_plugin(
+        self, kind: str, plugin: Plugin, key: str, mode: Mode | None
+    ) -> StrictModel | None:
+        """The plug-in's whole Config; None where there is none to be had."""
+        file, line = self.places.of(f"{key}.name")
+        try:
+            module = load_plugin(kind, plugin.name, self.loaded.base_dir, mode=mode)
+        except InputError as error:
+            for each in error.problems:
+                own = bool(each.file)
+                placed = each if own else replace(each, path=key, file=file, line=line)
+                self.problems.append(placed)
+            return None
+        try:
+            return plugin_config(module, plugin.settings, path=key, places=self.places)
+        except InputError as error:
+            self.problems += error.problems
+            return None
+
+    def _check_groups(self, name: str, stage: OnlineRlStage) -> None:
+        """An algorithm that compares the samples of one prompt needs two of them."""
+        from posttrain.algorithms import needs_of
+
+        config = self.plugins.get(name, {}).get("algorithm")
+        samples = stage.batch.samples_per_prompt
+        if config is None or samples >= 2:
+            return
+        module = load_plugin("algorithm", stage.algorithm.name, self.loaded.base_dir)
+        if needs_of(module, config).groups:
+            message = f"{samples}, but {stage.algorithm.name} compares the samples of one prompt"
+            key = f"stages.{name}.batch.samples_per_prompt"
+            self.add("impossible-group", message, key, "2 or more (8 is usual)")

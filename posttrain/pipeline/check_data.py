@@ -1,0 +1,96 @@
+"""Whether the data of a pipeline is there, can be read, and has the columns that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from posttrain.config.document import Places
+from posttrain.config.pipeline import DataSpec
+from posttrain.config.suggest import did_you_mean
+from posttrain.errors import InputError, Problem
+from posttrain.prompts.rows import is_hub_name, read_rows
+
+FIRST_ROWS = 20_000
+FIRST_BYTES = 16 << 20
+"""How much of each file `check` reads: a tenth of a second's worth."""
+
+
+@dataclass(slots=True)
+class DataChecker:
+    """Checks data sets; each file is read once, however many stages use it."""
+
+    places: Places
+    every_row: bool = False
+    rows_by_stage: dict[str, int] = field(default_factory=dict)  # only where all rows were seen
+    _seen: dict[tuple[str, tuple[str, ...]], tuple[list[Problem], int | None]] = field(
+        default_factory=dict
+    )
+
+    def check(
+        self, data: DataSpec, key: str, needs: Sequence[str], where: str, stage: str = ""
+    ) -> list[Problem]:
+        """Problems of the data set at the dotted key, placed there. `where` says who reads it."""
+        cached = (data.model_dump_json(), tuple(needs))
+        if cached not in self._seen:
+            self._seen[cached] = self._look(data, needs)
+        problems, rows = self._seen[cached]
+        if rows is not None and stage:
+            self.rows_by_stage[stage] = min(rows, data.take) if data.take else rows
+        return [self._placed(problem, key, where) for problem in problems]
+
+    def _look(self, data: DataSpec, needs: Sequence[str]) -> tuple[list[Problem], int | None]:
+        if data.path.startswith("microworld/"):
+            return _look_at_microworld(data, needs)
+        if is_hub_name(data.path):
+            return [], None  # fetched, and checked, when the run starts
+        limits = (None, None) if self.every_row else (FIRST_ROWS, FIRST_BYTES)
+        reader = read_rows(data, limits[0], needs=needs, limit_bytes=limits[1])
+        try:
+            for _ in reader:
+                pass
+        except InputError as error:
+            return error.problems, None
+        return [], reader.rows if reader.complete else None
+
+    def _placed(self, problem: Problem, key: str, where: str) -> Problem:
+        """The problem with the pipeline's line in front, and who reads the data behind."""
+        if problem.code == "bad-row":
+            return replace(problem, path=where)
+        name = f"{key}.{'columns' if 'data.columns' in problem.message else 'path'}"
+        file, line = self.places.of(name)
+        if problem.code == "missing-file" and problem.message == "no such file":
+            message = f"no file `{problem.file}`"
+            return replace(problem, message=message, path=f"{key}.path", file=file, line=line)
+        if not problem.file:
+            return replace(problem, path=f"{key}.path", file=file, line=line)
+        return replace(problem, path=f"→ {problem.place} {where}", file=file, line=line)
+
+
+def _look_at_microworld(data: DataSpec, needs: Sequence[str]) -> tuple[list[Problem], int | None]:
+    from posttrain.prompts.microworld import DEFAULT_COUNTS, generate
+
+    if data.path not in DEFAULT_COUNTS:
+        message = f"no micro-world source `{data.path}`"
+        return [
+            Problem("unknown-source", message, help=did_you_mean(data.path, DEFAULT_COUNTS))
+        ], None
+    try:
+        row = next(generate(data.path, data.split, 0, 1, flip_labels=data.flip_labels), {})
+    except InputError as error:
+        return error.problems, None
+    if not set(needs) <= set(row):
+        message = f"`{data.path}` has {', '.join(row)}; needs {', '.join(needs)}"
+        return [Problem("missing-column", message, help=_source_with(needs))], None
+    return [], data.take or DEFAULT_COUNTS[data.path]
+
+
+def _source_with(needs: Sequence[str]) -> str:
+    from posttrain.prompts.microworld import DEFAULT_COUNTS, generate
+
+    fitting = [
+        name
+        for name in DEFAULT_COUNTS
+        if set(needs) <= set(next(generate(name, "train", 0, 1), {}))
+    ]
+    return f"sources that have them: {', '.join(fitting)}" if fitting else ""

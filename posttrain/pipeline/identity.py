@@ -1,0 +1,155 @@
+"""Which stage is which: a hash of everything that changes its numbers, and of nothing else.
+
+Same identity = already done. Counted: kind, plug-ins with all their settings, data and models by
+content, inputs by their identities, batch, steps, seed, sampling, staleness, precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.config.pipeline import EvaluateStage, ModelStage, StageBase
+from posttrain.config.plugins import source_fingerprint
+from posttrain.config.wording import show_value
+
+UNCOUNTED = (
+    # what people read, and what is done with the result afterwards
+    "description",
+    "gates",
+    # where and how fast, not what
+    "resources",
+    "batch.tokens_per_micro_batch",
+    "checkpoint_every",
+    "logprob_check_every",
+    "reward.timeout_s",
+)
+"""Dotted keys of a stage that are outside its identity."""
+
+BY_CONTENT = ("path", "data.path", "data.name", "data.split", "data.revision", "suite")
+"""Dotted keys that say where something lies: a fingerprint of what lies there counts instead."""
+
+INPUTS = ("model", "models", "pre", "post")
+"""Keys that name stages: the identity of the stage counts in place of its name."""
+
+
+def identity(
+    *,
+    stage: StageBase,
+    plugins: Mapping[str, tuple[str, Mapping[str, Any]]],
+    inputs: Mapping[str, str],
+    data_fingerprints: Sequence[str],
+    precision: str,
+    seed: int,
+    suite_fingerprint: str = "",
+) -> str:
+    """Ten hex digits of SHA-256 over everything that counts.
+
+    `plugins` holds name and *complete* settings by kind, so that a default changed in code counts.
+    `inputs` are the identities of the stages needed, by name; names themselves do not count, except
+    in an evaluation, whose result is by name. `seed` is the one that the stage gets.
+    """
+    config = stage.model_dump(mode="json")
+    for key in INPUTS:
+        if isinstance(config.get(key), str):
+            config[key] = inputs[config[key]]
+    if isinstance(stage, EvaluateStage):
+        config["models"] = dict(inputs)
+    for kind, (name, settings) in plugins.items():
+        key = "method" if kind == "averaging" else kind
+        config[key] = {**config[key], "settings": dict(settings), "name": plugin_label(name)}
+    if isinstance(stage, ModelStage) and stage.path is not None:
+        config["content"] = model_fingerprint(stage.path)
+    counted = _without(config, (*UNCOUNTED, *BY_CONTENT, "seed")) | {
+        "data_fingerprints": list(data_fingerprints),
+        "suite_fingerprint": suite_fingerprint,
+        "precision": precision,
+        "actual_seed": seed,
+    }
+    canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def plugin_label(name: str) -> str:
+    """A plug-in's name as it counts: a file of the user's own by name and content, not by place.
+
+    Example: plugin_label("grpo") is "grpo", plugin_label("/home/me/mine.py") "mine@5c1f…".
+    """
+    source = source_fingerprint(name)
+    return f"{Path(name).stem}@{source}" if source else name
+
+
+def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two resolved stage configurations: `algorithm.lr 1e-6 → 3e-7`.
+
+    What is outside the identity is not named; of more than three differences, three. Empty where
+    nothing differs: then it is the inputs or the content of the data.
+    """
+    before, after = (dict(_leaves(_without(config, UNCOUNTED))) for config in (old, new))
+    parts = [
+        f"{key} {_shown(before, key)} → {_shown(after, key)}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+    more = [f"{len(parts) - 3} more"] if len(parts) > 3 else []
+    return ", ".join(parts[:3] + more)
+
+
+def model_fingerprint(path: str) -> str:
+    """A model folder by its content, a hub name by itself.
+
+    Small files count whole; of large ones (weights) the size and 65 blocks spread over them: enough
+    to tell two trainings apart without reading hundreds of gigabytes.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        return f"hub:{path}"
+    files = sorted(each for each in folder.rglob("*") if each.is_file()) or [folder]
+    total = hashlib.sha256()
+    for file in files:
+        if file.name.startswith(".") or file.suffix in (".md", ".png"):
+            continue
+        total.update(f"{file.relative_to(folder)}:{file.stat().st_size}:".encode())
+        total.update(_sample(file))
+    return total.hexdigest()[:16]
+
+
+_BLOCK = 1 << 16
+
+
+def _sample(file: Path) -> bytes:
+    size = file.stat().st_size
+    sampled = hashlib.sha256()
+    with file.open("rb") as opened:
+        if size <= 64 * _BLOCK:
+            sampled.update(opened.read())
+        else:
+            for block in range(65):
+                opened.seek(block * (size - _BLOCK) // 64)
+                sampled.update(opened.read(_BLOCK))
+    return sampled.digest()
+
+
+def _without(config: Mapping[str, Any], dotted: tuple[str, ...]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in dotted:
+            continue
+        below = tuple(each.partition(".")[2] for each in dotted if each.startswith(f"{key}."))
+        result[key] = _without(value, below) if isinstance(value, Mapping) and below else value
+    return result
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return show_value(leaves[key]) if key in leaves else "(none)"

@@ -1,0 +1,184 @@
+"""What a run will do, and why: every stage's identity, and whether it is already done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posttrain.config.keys import PLUGIN_KINDS
+from posttrain.config.load import LoadedPipeline
+from posttrain.config.pipeline import (
+    EvaluateStage,
+    OnlineRlStage,
+    Pipeline,
+    SftStage,
+    StageBase,
+    Suite,
+)
+from posttrain.config.plugins import load_plugin, plugin_config
+from posttrain.config.tasks import suite_tasks, task_spec
+from posttrain.pipeline.graph import Graph
+from posttrain.pipeline.identity import explain_change, identity
+from posttrain.pipeline.store import RunFolder
+from posttrain.prompts.rows import data_fingerprint
+from posttrain.stages.jobs import PluginRef
+from posttrain.stages.measure import suite_fingerprint
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One stage, resolved: nothing about it is left to be looked up while it runs."""
+
+    name: str
+    stage: StageBase
+    identity: str
+    needs: tuple[str, ...]
+    why: str  # kept, new, changed: KEY OLD → NEW, upstream: STAGE
+    plugins: Mapping[str, PluginRef]  # by key of the stage, with complete settings
+    data: tuple[Mapping[str, str], ...]  # path and fingerprint of each data set
+    seed: int
+    suite: Suite | None = None  # of an evaluate stage, with its changes
+    suite_fingerprint: str = ""
+
+    @property
+    def kept(self) -> bool:
+        return self.why == "kept"
+
+    @property
+    def kind(self) -> str:
+        return self.stage.kind  # type: ignore[attr-defined,no-any-return]
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, as config.yaml stores it."""
+        document = self.stage.model_dump(mode="json")
+        for key, plugin in self.plugins.items():
+            document[key] = document[key] | {"settings": dict(plugin.settings)}
+        return document | {"seed": self.seed}
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """All stages, in an order in which they may run."""
+
+    loaded: LoadedPipeline
+    graph: Graph
+    stages: tuple[PlannedStage, ...]
+    suites: Mapping[str, Suite]
+    fingerprints: Mapping[str, str]  # of suites
+
+    def __getitem__(self, name: str) -> PlannedStage:
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def make_plan(loaded: LoadedPipeline, graph: Graph, folder: RunFolder) -> RunPlan:
+    """Identities of all stages, compared with what the run folder holds. Reads data files."""
+    pipeline = loaded.pipeline
+    prints = {name: fingerprint_of(suite) for name, suite in pipeline.suites.items()}
+    planned: dict[str, PlannedStage] = {}
+    for name in graph.order:
+        planned[name] = _plan_stage(loaded, graph, folder, name, planned)
+    return RunPlan(loaded, graph, tuple(planned.values()), pipeline.suites, prints)
+
+
+def stage_seed(pipeline: Pipeline, name: str) -> int:
+    """The stage's own seed, or one made of the pipeline's seed and the stage's name; below 2**31."""
+    own = pipeline.stages[name].seed
+    if own is not None:
+        return own
+    digest = hashlib.sha256(f"{pipeline.seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def fingerprint_of(suite: Suite) -> str:
+    """What decides a suite's questions, files included."""
+    data = {task: data_fingerprint(task_spec(suite, task).data) for task in suite_tasks(suite)}
+    return suite_fingerprint(suite, data)
+
+
+def _plan_stage(
+    loaded: LoadedPipeline,
+    graph: Graph,
+    folder: RunFolder,
+    name: str,
+    planned: Mapping[str, PlannedStage],
+) -> PlannedStage:
+    stage = loaded.pipeline.stages[name]
+    seed = stage_seed(loaded.pipeline, name)
+    plugins = _plugins(stage, loaded.base_dir)
+    suite = _stage_suite(stage, loaded.pipeline)
+    suite_print = fingerprint_of(suite) if suite is not None else ""
+    fingerprints = _fingerprints(stage)
+    needs = tuple(graph.needs[name])
+    own = identity(
+        stage=stage,
+        plugins={key: (plugin.name, plugin.settings) for key, plugin in plugins.items()},
+        inputs={need: planned[need].identity for need in needs},
+        data_fingerprints=fingerprints,
+        precision=loaded.cluster.precision,
+        seed=seed,
+        suite_fingerprint=suite_print,
+    )
+    fresh = PlannedStage(
+        name=name,
+        stage=stage,
+        identity=own,
+        needs=needs,
+        why="new",
+        plugins=plugins,
+        data=_data(stage, fingerprints),
+        seed=seed,
+        suite=suite,
+        suite_fingerprint=suite_print,
+    )
+    return replace(fresh, why=_why(fresh, folder, planned))
+
+
+def _why(
+    stage: PlannedStage, folder: RunFolder, planned: Mapping[str, PlannedStage]
+) -> str:
+    if folder.stage(stage.name, stage.identity).is_done:
+        return "kept"
+    before = folder.newest_done(stage.name)
+    if before is None:
+        return "new"
+    old = yaml.safe_load((before.path / "config.yaml").read_text(encoding="utf-8"))
+    change = explain_change(old, stage.config())
+    if change:
+        return f"changed: {change}"
+    redone = [need for need in stage.needs if not planned[need].kept]
+    return f"upstream: {redone[0]}" if redone else "changed: content of the data"
+
+
+def _plugins(stage: StageBase, base_dir: Path | str) -> dict[str, PluginRef]:
+    """Plug-ins with their complete settings, by the key that names them."""
+    refs = {}
+    for key, kind in PLUGIN_KINDS.items():
+        plugin = getattr(stage, key, None)
+        if plugin is not None:
+            module = load_plugin(kind, plugin.name, base_dir)
+            settings = plugin_config(module, plugin.settings).model_dump(mode="json")
+            refs[key] = PluginRef(kind, plugin.name, settings, str(base_dir))
+    return refs
+
+
+def _fingerprints(stage: StageBase) -> list[str]:
+    if isinstance(stage, SftStage | OnlineRlStage):
+        return [data_fingerprint(stage.data)]
+    return []
+
+
+def _data(stage: StageBase, fingerprints: list[str]) -> tuple[Mapping[str, str], ...]:
+    if not isinstance(stage, SftStage | OnlineRlStage):
+        return ()
+    return ({"path": stage.data.path, "fingerprint": fingerprints[0]},)
+
+
+def _stage_suite(stage: StageBase, pipeline: Pipeline) -> Suite | None:
+    if not isinstance(stage, EvaluateStage):
+        return None
+    changes = stage.suite.model_dump(exclude={"use"}, exclude_none=True)
+    return pipeline.suites[stage.suite.use].model_copy(update=changes)

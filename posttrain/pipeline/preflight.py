@@ -1,0 +1,80 @@
+"""Which looks a plan needs before its first stage starts."""
+
+from __future__ import annotations
+
+from posttrain.config.pipeline import (
+    AverageStage,
+    ModelStage,
+    OnlineRlStage,
+    SftStage,
+    StageBase,
+)
+from posttrain.config.tasks import suite_tasks, task_spec
+from posttrain.pipeline.plan import RunPlan
+from posttrain.pipeline.results import asked_suites
+from posttrain.stages.jobs import PluginRef
+from posttrain.stages.preflight import Origin, PreflightRequest
+
+
+def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
+    """One per stage that will run and has data, one per suite, one per reward."""
+    requests: list[PreflightRequest] = []
+    suites: dict[str, Origin] = {}
+    for planned in plan.stages:
+        origin = origin_of(plan, planned.stage)
+        for name in asked_suites(plan, planned):
+            if origin is not None:
+                suites.setdefault(name, origin)
+        if planned.kept or origin is None:
+            continue
+        if isinstance(planned.stage, SftStage):
+            stage = planned.stage
+            requests.append(
+                PreflightRequest(
+                    planned.name, "sft", origin, stage.data.model_dump(), stage.max_tokens
+                )
+            )
+        if isinstance(planned.stage, OnlineRlStage):
+            rl = planned.stage
+            requests.append(
+                PreflightRequest(
+                    planned.name,
+                    "online_rl",
+                    origin,
+                    rl.data.model_dump(),
+                    rl.sampling.max_new_tokens,
+                )
+            )
+            requests.append(
+                PreflightRequest(planned.name, "reward", reward=planned.plugins["reward"])
+            )
+    return requests + _suite_requests(plan, suites)
+
+
+def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[PreflightRequest]:
+    requests = []
+    base_dir = str(plan.loaded.base_dir)
+    for name, origin in origins.items():
+        suite = plan.suites[name]
+        place = f"(suite {name})"
+        requests.append(
+            PreflightRequest("", "suite", origin, suite=suite.model_dump(), place=place)
+        )
+        for task in suite_tasks(suite):
+            reward = task_spec(suite, task).reward
+            if reward is not None:
+                ref = PluginRef("reward", reward.name, reward.settings, base_dir)
+                requests.append(PreflightRequest("", "reward", reward=ref, place=place))
+    return requests
+
+
+def origin_of(plan: RunPlan, stage: StageBase) -> Origin | None:
+    """The `model` stage that a stage's model descends from; None where it works on no single one."""
+    while not isinstance(stage, ModelStage):
+        if isinstance(stage, SftStage | OnlineRlStage):
+            stage = plan[stage.model].stage
+        elif isinstance(stage, AverageStage):
+            stage = plan[stage.post].stage
+        else:
+            return None
+    return Origin(stage.path, stage.from_scratch, stage.chat_template)

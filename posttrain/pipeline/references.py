@@ -1,0 +1,119 @@
+"""Where a pipeline names its own stages, and what is wrong with a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from posttrain.config.document import Places
+from posttrain.config.keys import STAGE_CLASSES
+from posttrain.config.pipeline import (
+    AverageStage,
+    EvaluateStage,
+    OnlineRlStage,
+    Pipeline,
+    SftStage,
+    StageBase,
+    Suite,
+)
+from posttrain.config.suggest import closest
+from posttrain.errors import Problem
+
+_ARTICLES = {"model": "a model", "reward_models": "reward models", "measurements": "measurements"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One name of a stage in the file, and the type of artifact that is wanted there."""
+
+    key: str  # dotted
+    target: str
+    wants: str = "model"
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is looked at, and the problems found so far."""
+
+    pipeline: Pipeline
+    places: Places
+    unreadable: Mapping[str, str | None]
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(
+        self, code: str, message: str, key: str, help: str = "", severity: str = "error"
+    ) -> None:
+        """A problem at a dotted key of the file."""
+        file, line = self.places.of(key)
+        self.problems.append(Problem(code, message, key, file, line, help, severity))
+
+    def produced(self) -> dict[str, str | None]:
+        """Type of artifact by stage, in file order; None where the stage's kind is not known."""
+        known: dict[str, str | None] = {
+            name: stage.produces for name, stage in self.pipeline.stages.items()
+        }
+        for name, kind in self.unreadable.items():
+            known[name] = STAGE_CLASSES[kind].produces if kind else None
+        return known
+
+
+def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iterator[Reference]:
+    """Every stage that this one names in a key that makes an edge."""
+    prefix = f"stages.{name}"
+    if isinstance(stage, SftStage | OnlineRlStage):
+        yield Reference(f"{prefix}.model", stage.model)
+    elif isinstance(stage, AverageStage):
+        yield Reference(f"{prefix}.pre", stage.pre)
+        yield Reference(f"{prefix}.post", stage.post)
+    elif isinstance(stage, EvaluateStage):
+        for index, model in enumerate(stage.models):
+            yield Reference(f"{prefix}.models.{index}", model)
+        suite = suites.get(stage.suite.use)
+        if suite is not None and suite.tax_since is not None:
+            yield Reference(f"suites.{stage.suite.use}.tax_since", suite.tax_since)
+
+
+def resolve(findings: Findings, name: str, found: Iterator[Reference]) -> tuple[str, ...]:
+    """Targets that exist and have the right type; the others become problems."""
+    produced = findings.produced()
+    targets: list[str] = []
+    for reference in found:
+        target = reference.target
+        if target not in produced:
+            if not reference.key.startswith("suites."):  # reported once, with its suite
+                add_unknown(findings, name, reference, produced)
+            continue
+        if produced[target] not in (None, reference.wants):
+            add_wrong_type(findings, reference, produced)
+        elif target in findings.pipeline.stages and target not in targets:
+            targets.append(target)
+    return tuple(targets)
+
+
+def _makers(produced: Mapping[str, str | None], wanted: str, but: str = "") -> list[str]:
+    return [name for name, made in produced.items() if made == wanted and name != but]
+
+
+def add_unknown(
+    findings: Findings, name: str, reference: Reference, produced: Mapping[str, str | None]
+) -> None:
+    """Report a name that no stage has."""
+    makers = _makers(produced, reference.wants, but=name)
+    near = closest(reference.target, makers)
+    wanted = _ARTICLES[reference.wants]
+    help = f"did you mean `{near}`?" if near else f"stages that make {wanted}: {', '.join(makers)}"
+    findings.add("unknown-stage", f"no stage `{reference.target}`", reference.key, help)
+
+
+def add_wrong_type(
+    findings: Findings, reference: Reference, produced: Mapping[str, str | None]
+) -> None:
+    """Report a stage that makes something else than is needed."""
+    target = reference.target
+    _, line = findings.places.of(f"stages.{target}")
+    where = f" (line {line})" if line else ""
+    made = _ARTICLES[str(produced[target])]
+    wanted = _ARTICLES[reference.wants]
+    message = f"needs {wanted}, `{target}`{where} makes {made}"
+    help = f"stages that make {wanted}: {', '.join(_makers(produced, reference.wants))}"
+    findings.add("wrong-reference", message, reference.key, help)

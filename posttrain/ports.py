@@ -1,0 +1,241 @@
+"""The seams between parts: what each part asks of the others, and the two contracts of algorithms.
+
+Parts never import one another's insides. `loop` and `stages` see only these protocols (and
+`stages.launcher`); `cluster` implements them with Ray, unit tests with plain objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from posttrain.types import (
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    Sampling,
+    Score,
+    SyncReport,
+    TrainBatch,
+    WeightVersion,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# ---------------------------------------------------------------------------------------------
+# Contract of online algorithms: Config, NEEDS, advantages(), loss()
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an algorithm asks the trainer to provide. Generic code branches on this, never on names."""
+
+    groups: bool = False  # compares the samples of one prompt: needs two or more
+    critic: bool = False  # a value head and old values
+    reference: bool = False  # log-probs of the frozen starting model
+    greedy: bool = False  # one greedy rollout per prompt
+    pairs: bool = False  # offline: chosen and rejected answers
+    proximal: bool = False  # log-probs recomputed with the weights right before the step
+
+
+@dataclass(frozen=True, slots=True)
+class AdvantageInputs:
+    """What `advantages(inputs, config)` sees: the whole optimiser batch, before any split over ranks.
+
+    Flat tensors hold completion tokens only, sequence after sequence, group after group.
+    """
+
+    rewards_GK: Tensor  # [G, K] scalar reward of each rollout
+    lengths_B: Tensor  # [B = G*K] completion tokens of each rollout, may be 0
+    mask_T: Tensor  # [T] 1 where the policy chose the token
+    behaviour_logprobs_T: Tensor  # [T] nats
+    reference_logprobs_T: Tensor | None = None  # [T] with NEEDS.reference
+    values_T: Tensor | None = None  # [T] with NEEDS.critic: value before each token
+    greedy_rewards_G: Tensor | None = None  # [G] with NEEDS.greedy
+    cut_B: Tensor | None = None  # [B] True where the answer hit the token limit
+    reward_parts: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [G, K]
+
+
+@dataclass(frozen=True, slots=True)
+class Advantages:
+    """What `advantages()` returns. `returns_T` only from algorithms with a critic."""
+
+    advantages_T: Tensor  # [T] detached
+    returns_T: Tensor | None = None  # [T]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """What `loss(inputs, config)` sees: one packed micro-batch of the optimiser batch.
+
+    Sums over a micro-batch are divided by the *whole* batch's counts, so that micro-batches add up.
+    """
+
+    logprobs_T: Tensor  # [T] of the current policy, with gradient
+    behaviour_logprobs_T: Tensor  # [T]
+    advantages_T: Tensor  # [T]
+    mask_T: Tensor  # [T]
+    sequence_T: Tensor  # [T] which sequence of the micro-batch a token belongs to, 0-based
+    num_sequences: int  # in this micro-batch
+    total_tokens: float  # masked-in tokens of the whole optimiser batch, over all ranks
+    total_sequences: float  # sequences with at least one such token, over all ranks
+    entropy_T: Tensor | None = None  # [T] nats; detached
+    proximal_logprobs_T: Tensor | None = None
+    reference_logprobs_T: Tensor | None = None
+    values_T: Tensor | None = None  # [T] with gradient
+    old_values_T: Tensor | None = None
+    returns_T: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerms:
+    """What `loss()` returns: named parts already scaled, so that their sum is minimised.
+
+    `metrics` hold sums over the micro-batch's tokens divided by `total_tokens`: they add up too.
+    """
+
+    policy: Tensor
+    kl: Tensor | None = None
+    value: Tensor | None = None
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        total = self.policy
+        for part in (self.kl, self.value):
+            if part is not None:
+                total = total + part
+        return total
+
+
+# ---------------------------------------------------------------------------------------------
+# Contract of offline algorithms: Config, NEEDS, objective()
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What `objective(config)` returns: TRL settings, and a loss where TRL has none.
+
+    Example: Objective({"learning_rate": 2e-3, "lr_scheduler_type": "cosine"})
+    """
+
+    trainer_settings: Mapping[str, Any]
+    loss: Callable[..., Any] | None = None
+
+
+# ---------------------------------------------------------------------------------------------
+# Ports
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What makes two engines interchangeable; engines are leased by it."""
+
+    model_path: str  # configuration, tokenizer and first weights
+    max_model_len: int
+    precision: str
+    kv_cache_mb: int
+    eager: bool
+    block_size: int
+    max_running: int
+    gpus: int = 0
+    cpus: int = 1
+
+
+class RolloutPort(Protocol):
+    """A rollout engine as the coordinator sees it."""
+
+    name: str
+
+    async def generate(
+        self, group_id: str, prompt: Prompt, num_samples: int, sampling: Sampling
+    ) -> tuple[int, Sequence[Rollout]]:
+        """(version acknowledged at the start, the samples)."""
+        ...
+
+    async def update_weights(self, version: WeightVersion) -> SyncReport: ...
+
+    async def stats(self) -> Mapping[str, float]:
+        """`busy_s`, `tokens`, `running`, `waiting` since the last call."""
+        ...
+
+
+class RewardPort(Protocol):
+    """Reward workers as the coordinator sees them."""
+
+    async def score(self, group: RolloutGroup) -> Sequence[Score]:
+        """One score per rollout. Raises RewardBroken where the verifier itself failed."""
+        ...
+
+
+class TrainPort(Protocol):
+    """What a trainer asks of the coordinator. Blocking calls, each with a deadline."""
+
+    def next_batch(self, step: int) -> TrainBatch | None:
+        """The batch of this step; the same one when asked again. None: stop now."""
+        ...
+
+    def publish(self, version: WeightVersion) -> SyncReport:
+        """Hand the new weights to every engine; returns when all have acknowledged."""
+        ...
+
+    def probe(self) -> Sequence[Rollout]:
+        """A few fresh answers of every engine under the newest version, to compare log-probs with."""
+        ...
+
+    def committed(self, step: int) -> None:
+        """The checkpoint that contains this step is whole."""
+        ...
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """The coordinator's state, to be stored in the same checkpoint."""
+        ...
+
+
+class StoredCheckpoint(Protocol):
+    """A whole checkpoint as its reader sees it."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def state(self) -> Mapping[str, Any]: ...
+
+    def load_model(self) -> Mapping[str, Tensor]: ...
+
+    def load_optimiser(self) -> Mapping[str, Any]: ...
+
+
+class CheckpointPort(Protocol):
+    """Where a trainer saves; `posttrain.checkpoint.store` implements it."""
+
+    def latest(self) -> StoredCheckpoint | None: ...
+
+    def save(
+        self,
+        step: int,
+        model: Mapping[str, Tensor],
+        optimiser: Mapping[str, Any],
+        state: Mapping[str, Any],
+    ) -> Any: ...
+
+
+class Tracker(Protocol):
+    """Where numbers and events of one stage go. Never slows a step; never raises."""
+
+    def log(self, metrics: Mapping[str, float], **axes: float) -> None:
+        """Metrics by full name (`train/loss`), at axes `step`, `version`, `tokens`."""
+        ...
+
+    def event(self, name: str, **details: Any) -> None: ...
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A few rendered rollouts, for the report and W&B."""
+        ...
+

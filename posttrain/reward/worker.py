@@ -1,0 +1,214 @@
+"""Scoring in processes that can be killed.
+
+A reward may hang, raise or return nonsense. It runs in a child process; the parent waits for each
+answer no longer than its time limit, kills a child that takes longer and starts another. An answer
+whose scoring failed is tried once more; failing again it comes back as RewardBroken, never as 0.
+
+    RewardPool.score --batch of (row, answer)--> child --one frame per answer--> RewardPool.score
+
+The parent blocks on the result pipe, with a deadline that moves on with every answer. A child
+blocks on the request pipe and ends when it closes, so none outlives its parent, however that dies.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from posttrain.config.plugins import is_file_name
+from posttrain.errors import PosttrainError, RewardBroken
+from posttrain.reward.wire import HEADER, Broken, Setup, frame
+from posttrain.types import Score
+
+START_TIMEOUT_S = 60.0
+_RETRIES = 1
+
+Outcome = Score | RewardBroken
+
+
+class RewardPool:
+    """Scores answers with one reward, in `workers` killable processes.
+
+    `name` and `settings` are those of the reward plug-in; `timeout_s` is the limit for one answer.
+    Children start on first use. Not for use by several threads at once. Close it, or use `with`.
+    """
+
+    def __init__(
+        self, name: str, settings: Mapping[str, Any], timeout_s: float, workers: int = 1
+    ) -> None:
+        if is_file_name(name):
+            name = os.path.abspath(os.path.expanduser(name))
+        setup = Setup(name, dict(settings), timeout_s)
+        self._children = [_Child(setup) for _ in range(workers)]
+        self._threads = ThreadPoolExecutor(workers, "reward") if workers > 1 else None
+
+    def score(self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[Outcome]:
+        """One Score or RewardBroken per answer, in order.
+
+        Raises RewardBroken where the reward itself cannot be loaded or its process does not start.
+        """
+        tasks = [(dict(row), answer) for row, answer in zip(rows, completions, strict=True)]
+        if self._threads is None or len(tasks) < 2:
+            return self._children[0].score(tasks)
+        size = -(-len(tasks) // len(self._children))
+        parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+        scored = self._threads.map(lambda child, part: child.score(part), self._children, parts)
+        return [outcome for part in scored for outcome in part]
+
+    def close(self) -> None:
+        """End all children. The pool may be used again; they would be started anew."""
+        for child in self._children:
+            child.stop()
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    def __enter__(self) -> RewardPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Hung(Exception):
+    """The child sent nothing for too long, or died."""
+
+
+class _Child:
+    """One process and its two pipes; started when needed, replaced when it hangs or dies."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests = self._results = -1
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+
+    def score(self, tasks: list[tuple[dict[str, Any], str]]) -> list[Outcome]:
+        outcomes: list[Outcome | None] = [None] * len(tasks)
+        tries = [0] * len(tasks)
+        with self._lock:
+            while waiting := [i for i, outcome in enumerate(outcomes) if _again(outcome, tries[i])]:
+                self._start()
+                self._run(tasks, waiting, outcomes, tries)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _run(
+        self,
+        tasks: list[tuple[dict[str, Any], str]],
+        waiting: list[int],
+        outcomes: list[Outcome | None],
+        tries: list[int],
+    ) -> None:
+        """One batch: every answer in `waiting` gets an outcome, or those up to one that hangs."""
+        current = waiting[0]
+        try:
+            self._write(frame([tasks[i] for i in waiting]))
+            for current in waiting:
+                outcomes[current] = _outcome(self._receive(self._setup.timeout_s))
+                tries[current] += 1
+        except _Hung as hung:
+            outcomes[current] = RewardBroken(
+                str(hung), help="see the verifier's file, or timeout_s"
+            )
+            tries[current] += 1
+            self.stop()
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.stop()
+        request_end, self._requests = os.pipe()
+        self._results, result_end = os.pipe()
+        ends = (request_end, result_end)
+        command = [sys.executable, "-m", "posttrain.reward.child", *map(str, ends)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=ends,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,  # Ctrl-C in the terminal is for the parent to deal with
+            )
+        finally:
+            for end in ends:
+                os.close(end)
+        try:
+            self._write(frame(self._setup))
+            trouble = self._receive(START_TIMEOUT_S)
+        except _Hung as hung:
+            trouble = str(hung)
+        if trouble is not None:
+            self.stop()
+            raise RewardBroken(
+                f"reward `{self._setup.name}` cannot be used: {trouble}",
+                help="`posttrain check` loads it and scores its gold examples",
+            )
+
+    def _write(self, content: bytes) -> None:
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[os.write(self._requests, left) :]
+        except BrokenPipeError as error:
+            raise _Hung("its process died") from error
+
+    def _receive(self, timeout_s: float) -> Any:
+        """The next frame. Raises _Hung after `timeout_s`, or where the child has died."""
+        deadline = time.monotonic() + timeout_s
+        while (content := self._pop()) is None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not _readable(self._results, left_s):
+                raise _Hung(f"no score within {timeout_s:g} s; its process was killed")
+            received = os.read(self._results, 1 << 16)
+            if not received:
+                raise _Hung("its process died while scoring")
+            self._buffer += received
+        return pickle.loads(content)
+
+    def _pop(self) -> bytes | None:
+        if len(self._buffer) < HEADER.size:
+            return None
+        end = HEADER.size + HEADER.unpack_from(self._buffer)[0]
+        if len(self._buffer) < end:
+            return None
+        content = bytes(self._buffer[HEADER.size : end])
+        del self._buffer[:end]
+        return content
+
+    def stop(self) -> None:
+        """Kill the process and whatever it started; close the pipes."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+        for end in (self._requests, self._results):
+            if end >= 0:
+                os.close(end)
+        self._requests = self._results = -1
+        self._buffer.clear()
+
+
+def _again(outcome: Outcome | None, tries: int) -> bool:
+    return outcome is None or (isinstance(outcome, PosttrainError) and tries <= _RETRIES)
+
+
+def _outcome(content: Any) -> Outcome:
+    if isinstance(content, Broken):
+        return RewardBroken(content.message, help=content.help)
+    return Score(*content)
+
+
+def _readable(descriptor: int, timeout_s: float) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(timeout_s))

@@ -1,0 +1,68 @@
+"""What a stage asks a launcher to run, as plain data: it crosses processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.loop.coordinator import LoopSettings
+from posttrain.ports import EngineSpec
+from posttrain.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRef:
+    """A plug-in that another process can load again, with its complete settings."""
+
+    kind: str  # "algorithm", "reward" or "averaging"
+    name: str
+    settings: Mapping[str, Any]
+    base_dir: str  # relative plug-in paths are looked up from here
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineJob:
+    """One online-RL stage, ready to run."""
+
+    stage: str
+    directory: str  # the stage's folder, absolute
+    model_path: str  # trained model's start, and the reference
+    algorithm: PluginRef
+    reward: PluginRef
+    reward_timeout_s: float
+    prompts: tuple[Prompt, ...]
+    loop: LoopSettings
+    engine: EngineSpec
+    num_engines: int
+    num_trainers: int
+    trainer_threads: int
+    gpus_per_trainer: int
+    precision: str
+    tokens_per_micro_batch: int
+    checkpoint_every: int
+    logprob_check_every: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SftJob:
+    """One supervised stage, ready to run."""
+
+    stage: str
+    directory: str
+    model_path: str
+    algorithm: PluginRef
+    data: Mapping[str, Any]  # DataSpec
+    batch_rows: int
+    tokens_per_micro_batch: int
+    steps: int | None
+    epochs: float | None
+    max_tokens: int | None
+    holdout_rows: int
+    seed: int
+    threads: int
+    num_trainers: int
+    gpus_per_trainer: int
+    precision: str
+    attempt: int

@@ -1,0 +1,55 @@
+"""What stages ask of whoever runs processes. `cluster` implements it with Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from posttrain.ports import EngineSpec, Tracker
+from posttrain.stages.jobs import OnlineJob, SftJob
+from posttrain.types import Prompt, Rollout, Sampling
+
+
+class LeasedEngine(Protocol):
+    """An engine as evaluation uses it: blocking calls."""
+
+    def generate_many(self, prompts: list[Prompt], sampling: Sampling) -> list[Rollout]:
+        """One answer per prompt, in their order."""
+        ...
+
+    def token_logprobs(
+        self, sequences: list[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[list[float]]:
+        """Log-probs in nats of each sequence's second part after its first."""
+        ...
+
+    def load_model_folder(self, path: str) -> None: ...
+
+
+class Launcher(Protocol):
+    """Runs functions in processes. The only thing that stages know of Ray."""
+
+    def call(
+        self, function: Callable[..., Any], *args: Any, cpus: float = 1, deadline_s: float = 900
+    ) -> Any:
+        """Run once in a process of its own and return what it returns."""
+        ...
+
+    def run_sft(self, job: SftJob, tracker: Tracker) -> str:
+        """Train inside Ray Train. "done", or "stopped" where a stop was asked for."""
+        ...
+
+    def run_online(self, job: OnlineJob, tracker: Tracker) -> str:
+        """Engines, reward workers, coordinator and trainers of one stage. "done" or "stopped"."""
+        ...
+
+    def engines(
+        self, spec: EngineSpec, count: int
+    ) -> AbstractContextManager[Sequence[LeasedEngine]]:
+        """Lease engines with the weights of `spec.model_path`; they return to the pool at the end."""
+        ...
+
+    def prewarm(self, spec: EngineSpec, count: int) -> None:
+        """Begin to start engines that will be leased soon; returns at once."""
+        ...

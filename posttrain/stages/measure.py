@@ -1,0 +1,212 @@
+"""Asking a model a suite's questions, and what the answers amount to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posttrain.config.pipeline import Cluster, Suite, TaskSpec
+from posttrain.config.tasks import suite_tasks, task_spec
+from posttrain.ports import EngineSpec
+from posttrain.reward.worker import RewardPool
+from posttrain.stages import statistics
+from posttrain.stages.context import context_length, engine_spec
+from posttrain.stages.launcher import LeasedEngine, Launcher
+from posttrain.stages.questions import Window, render_prompts, render_windows
+from posttrain.types import Interval, Prompt, Sampling
+
+ANSWERS_KEPT = 64  # per task, for the report: the same prompts for every model
+PERPLEXITY_WINDOW_TOKENS = 256
+LONGEST_PROMPT_TOKENS = 2048
+VERIFIER_TIMEOUT_S = 10.0
+EVALUATION_SEED = 20_000_003  # the same questions and sampling noise for every model and stage
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """One task's answers."""
+
+    kind: str  # "accuracy" or "perplexity"
+    interval: Interval
+    prompts: int
+    passed: tuple[int, ...] = ()  # one per prompt
+    answers: tuple[Mapping[str, Any], ...] = ()
+    broken: int = 0  # answers that the verifier failed on: left out, never counted as wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A suite's results for one model."""
+
+    suite: str
+    fingerprint: str
+    tasks: Mapping[str, TaskResult]
+    gain: Interval | None
+    keep: Interval | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        points = {"gain": self.gain, "keep": self.keep}
+        return {
+            "suite": self.suite,
+            "fingerprint": self.fingerprint,
+            "tasks": {
+                name: {
+                    **result.interval.as_dict(),
+                    "kind": result.kind,
+                    "prompts": result.prompts,
+                    "broken": result.broken,
+                }
+                for name, result in self.tasks.items()
+            },
+            "answers": {name: list(result.answers) for name, result in self.tasks.items()},
+            "passed": {name: list(result.passed) for name, result in self.tasks.items()},
+            "points": {name: value.as_dict() for name, value in points.items() if value},
+            "seconds": self.seconds,
+        }
+
+
+def suite_fingerprint(suite: Suite, data_fingerprints: Mapping[str, str]) -> str:
+    """What decides a suite's questions: settings of its tasks and their data, not their names."""
+    asked = {
+        "tasks": {task: task_spec(suite, task).model_dump() for task in suite_tasks(suite)},
+        "data": dict(data_fingerprints),
+        "prompts_per_task": suite.prompts_per_task,
+        "temperature": suite.temperature,
+        "roles": [suite.gain, suite.keep],
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Measures models; questions are rendered once per tokenizer. Safe to use from several threads."""
+
+    launcher: Launcher
+    cluster: Cluster
+    _questions: dict[str, dict[str, list[Prompt] | list[Window]]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def measure(
+        self, model_path: str, name: str, suite: Suite, fingerprint: str
+    ) -> Measurement:
+        """Ask every task of a suite. Raises InputError for questions that do not fit the model."""
+        began = time.monotonic()
+        questions = self._prepare(model_path, suite, fingerprint)
+        spec = self.engine_for(model_path, suite)
+        with self.launcher.engines(spec, 1) as engines:
+            results = {
+                task: self._ask(engines[0], suite, task, asked)
+                for task, asked in questions.items()
+            }
+        return Measurement(
+            suite=name,
+            fingerprint=fingerprint,
+            tasks=results,
+            gain=points(suite.gain, results),
+            keep=points(suite.keep, results),
+            seconds=time.monotonic() - began,
+        )
+
+    def engine_for(self, model_path: str, suite: Suite) -> EngineSpec:
+        """The engine that a suite needs; the same for every model of one architecture."""
+        answers = [
+            task_spec(suite, task).max_new_tokens
+            for task in suite_tasks(suite)
+            if task_spec(suite, task).reward is not None
+        ]
+        needed = max([PERPLEXITY_WINDOW_TOKENS, *(a + 1 for a in answers)])
+        longest_prompt = min(LONGEST_PROMPT_TOKENS, context_length(model_path) - needed)
+        return engine_spec(self.cluster, model_path, needed + max(1, longest_prompt))
+
+    def _prepare(
+        self, model_path: str, suite: Suite, fingerprint: str
+    ) -> dict[str, list[Prompt] | list[Window]]:
+        tokenizer = Path(model_path) / "tokenizer.json"
+        digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.exists() else ""
+        key = f"{fingerprint}/{digest}"
+        with self._lock:  # two models that finish together need the same questions only once
+            if key not in self._questions:
+                self._questions[key] = self.launcher.call(
+                    render_suite, model_path, suite.model_dump(), context_length(model_path)
+                )
+            return self._questions[key]
+
+    def _ask(
+        self, engine: LeasedEngine, suite: Suite, task: str, asked: Sequence[Any]
+    ) -> TaskResult:
+        spec = task_spec(suite, task)
+        if spec.reward is None:
+            return _perplexity(engine, asked)
+        sampling = Sampling(spec.max_new_tokens, suite.temperature, EVALUATION_SEED)
+        rollouts = engine.generate_many(list(asked), sampling)
+        with RewardPool(spec.reward.name, spec.reward.settings, VERIFIER_TIMEOUT_S) as pool:
+            scores = pool.score([p.row for p in asked], [r.text for r in rollouts])
+        return _accuracy(asked, [r.text for r in rollouts], scores)
+
+
+def render_suite(
+    model_path: str, suite_data: Mapping[str, Any], context: int
+) -> dict[str, list[Prompt] | list[Window]]:
+    """Every task's questions for one tokenizer. A function of its own: it runs in another process."""
+    suite = Suite.model_validate(dict(suite_data))
+    questions: dict[str, list[Prompt] | list[Window]] = {}
+    for task in suite_tasks(suite):
+        spec: TaskSpec = task_spec(suite, task)
+        data = spec.data.model_dump()
+        if spec.reward is None:
+            window = min(PERPLEXITY_WINDOW_TOKENS, context)
+            questions[task] = render_windows(model_path, data, window, suite.prompts_per_task)
+        else:
+            room = context - spec.max_new_tokens
+            questions[task] = render_prompts(
+                model_path, data, room, suite.prompts_per_task, EVALUATION_SEED
+            )
+    return questions
+
+
+def points(tasks: Sequence[str], results: Mapping[str, TaskResult]) -> Interval | None:
+    """The mean share over tasks that are accuracies; perplexity is never averaged in."""
+    shares = [results[t].interval for t in tasks if t in results and results[t].kind == "accuracy"]
+    return statistics.mean(shares) if shares else None
+
+
+def _accuracy(prompts: Sequence[Prompt], texts: Sequence[str], scores: Sequence[Any]) -> TaskResult:
+    whole = [
+        (prompt, text, score)
+        for prompt, text, score in zip(prompts, texts, scores, strict=True)
+        if not isinstance(score, Exception)
+    ]
+    if not whole:
+        raise scores[0]  # the verifier broke on every answer: that is the news
+    passed = tuple(int(is_right(score)) for _, _, score in whole)
+    answers = tuple(
+        {"prompt": prompt.text, "completion": text, "score": score.value}
+        for prompt, text, score in whole[:ANSWERS_KEPT]
+    )
+    return TaskResult(
+        "accuracy",
+        statistics.share(passed),
+        len(whole),
+        passed,
+        answers,
+        broken=len(scores) - len(whole),
+    )
+
+
+def is_right(score: Any) -> bool:
+    """Passed where the reward says so; a reward without an opinion passes at 1."""
+    return score.value >= 1.0 if score.passed is None else score.passed
+
+
+def _perplexity(engine: LeasedEngine, windows: Sequence[Window]) -> TaskResult:
+    logprobs = engine.token_logprobs([(w.context_ids, w.scored_ids) for w in windows])
+    nats = [-sum(values) for values in logprobs]
+    tokens = [len(values) for values in logprobs]
+    return TaskResult("perplexity", statistics.perplexity(nats, tokens), len(windows))

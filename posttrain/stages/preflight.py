@@ -1,0 +1,142 @@
+"""What needs a tokenizer or a reward to be checked, for all stages before the first one starts.
+
+Runs in one process of its own. A model that does not exist yet has its tokenizer already: the one of the
+`model` stage that it descends from.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from posttrain.config.pipeline import Suite
+from posttrain.errors import InputError, PosttrainError, Problem, ProblemList
+from posttrain.stages.jobs import PluginRef
+from posttrain.stages.launcher import Launcher
+
+ROWS_TRIED = 20_000  # rows rendered per data set here; the stage itself renders all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a stage's model descends from: a `model` stage's settings."""
+
+    path: str | None
+    from_scratch: str | None
+    chat_template: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightRequest:
+    """One thing to look at, for one stage."""
+
+    stage: str
+    kind: str  # "sft", "online_rl", "suite" or "reward"
+    origin: Origin | None = None
+    data: Mapping[str, Any] | None = None  # DataSpec
+    max_tokens: int | None = None  # of a row (sft) or of an answer (online_rl)
+    suite: Mapping[str, Any] | None = None
+    reward: PluginRef | None = None
+    place: str = ""
+
+
+def preflight_problems(requests: list[PreflightRequest], launcher: Launcher) -> ProblemList:
+    """Every mistake found. Nothing is written to the run folder."""
+    if not requests:
+        return ProblemList()
+    return ProblemList(launcher.call(inspect, requests))
+
+
+def inspect(requests: list[PreflightRequest]) -> list[Problem]:
+    """Look at every request; one broken stage hides no other."""
+    looks: Mapping[str, Callable[[PreflightRequest, str], None]] = {
+        "sft": _look_at_rows,
+        "online_rl": _look_at_prompts,
+        "suite": _look_at_suite,
+    }
+    problems: list[Problem] = []
+    with tempfile.TemporaryDirectory(prefix="posttrain-") as scratch:
+        for request in requests:
+            try:
+                if request.kind == "reward":
+                    _look_at_reward(request)
+                else:
+                    assert request.origin is not None
+                    folder = tokenizer_folder(request.origin, Path(scratch))
+                    looks[request.kind](request, folder)
+            except InputError as error:
+                problems += [_placed(problem, request) for problem in error.problems]
+            except PosttrainError as error:
+                problems.append(_placed(error.problem(), request))
+    unique = {(p.code, p.message, p.file, p.line): p for p in reversed(problems)}
+    return list(reversed(unique.values()))
+
+
+def _placed(problem: Problem, request: PreflightRequest) -> Problem:
+    place = request.place or f"(stage {request.stage})"
+    return replace(problem, path=" ".join(part for part in (problem.path, place) if part))
+
+
+def tokenizer_folder(origin: Origin, scratch: Path | str) -> str:
+    """A folder with configuration and tokenizer, made or linked once per origin."""
+    from posttrain.stages.model import adopt, make_from_scratch
+
+    key = f"{origin.from_scratch}-{origin.path}-{origin.chat_template}"
+    folder = Path(scratch) / "".join(c if c.isalnum() else "_" for c in key)[-200:]
+    if not folder.exists():
+        if origin.from_scratch:
+            make_from_scratch(origin.from_scratch, str(folder), 0)
+        else:
+            adopt(origin.path, str(folder), origin.chat_template)
+    return str(folder)
+
+
+def _look_at_rows(request: PreflightRequest, folder: str) -> None:
+    from posttrain.stages.sft_rows import render_rows
+
+    render_rows(folder, _few(request), request.max_tokens, 0)
+
+
+def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
+    from posttrain.stages.context import context_length
+    from posttrain.stages.questions import render_prompts
+
+    room = context_length(folder) - (request.max_tokens or 0)
+    render_prompts(folder, _few(request), room, None, 0)
+
+
+def _look_at_suite(request: PreflightRequest, folder: str) -> None:
+    from posttrain.stages.context import context_length
+    from posttrain.stages.measure import render_suite
+
+    assert request.suite is not None
+    Suite.model_validate(dict(request.suite))
+    render_suite(folder, request.suite, context_length(folder))
+
+
+def _few(request: PreflightRequest) -> dict[str, Any]:
+    data = dict(request.data or {})
+    return data | {"take": min(data.get("take") or ROWS_TRIED, ROWS_TRIED)}
+
+
+def _look_at_reward(request: PreflightRequest) -> None:
+    """A reward must give its own gold examples the scores that it says they have."""
+    from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.reward.protocol import failed_gold
+
+    reward = request.reward
+    assert reward is not None
+    module = load_plugin(reward.kind, reward.name, reward.base_dir)
+    failures = failed_gold(module, plugin_config(module, reward.settings))
+    if failures:
+        raise InputError(
+            Problem(
+                "gold-not-one",
+                f"its own gold example {failures[0]}",
+                file=str(module.__file__),
+                help="compare as numbers: `same_number` in posttrain.reward.answers; or mend GOLD",
+            )
+        )

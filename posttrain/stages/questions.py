@@ -1,0 +1,97 @@
+"""Rows as prompts and texts as windows: what an engine is asked. Runs in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.config.pipeline import DataSpec
+from posttrain.errors import InputError, Problem
+from posttrain.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of held-out text: `scored_ids` are judged, `context_ids` come before them."""
+
+    context_ids: tuple[int, ...]
+    scored_ids: tuple[int, ...]
+
+
+def render_prompts(
+    model_path: str, data: Mapping[str, Any], max_prompt_tokens: int, limit: int | None, seed: int
+) -> list[Prompt]:
+    """Prompts of a data set, tokenised with a model's own tokenizer and template.
+
+    Prompts of more than `max_prompt_tokens` are refused, or left out where `data.too_long` is `drop`.
+    Raises InputError.
+    """
+    from posttrain.model.chat import render_prompt
+    from posttrain.model.load import load_tokenizer
+    from posttrain.prompts.sources import read_source
+
+    spec = DataSpec.model_validate(dict(data))
+    tokenizer = load_tokenizer(model_path)
+    prompts: list[Prompt] = []
+    too_long: list[tuple[int, int]] = []
+    for number, row in read_source(spec, seed=seed, needs=("prompt",)):
+        rendered = render_prompt(row, tokenizer)
+        if len(rendered.token_ids) > max_prompt_tokens:
+            too_long.append((number, len(rendered.token_ids)))
+            continue
+        name = f"{spec.path}/{number}"
+        prompts.append(Prompt(name, spec.path, tuple(rendered.token_ids), rendered.text, row))
+        if limit is not None and len(prompts) == limit:
+            break
+    if too_long and spec.too_long == "refuse":
+        raise InputError(_too_long(spec, too_long, max_prompt_tokens))
+    if not prompts:
+        raise InputError(
+            Problem("empty-data", "no prompt is left to ask", path=spec.path, help="shorter prompts")
+        )
+    return prompts
+
+
+def render_windows(
+    model_path: str, data: Mapping[str, Any], window_tokens: int, limit: int
+) -> list[Window]:
+    """Texts of a data set cut into windows of at most `window_tokens`, for perplexity."""
+    from posttrain.model.load import load_tokenizer
+    from posttrain.prompts.sources import read_source
+
+    spec = DataSpec.model_validate(dict(data))
+    tokenizer = load_tokenizer(model_path)
+    windows: list[Window] = []
+    for _, row in read_source(spec, seed=0, needs=("text",)):
+        if not row["text"].strip():
+            continue
+        ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+        windows.extend(cut(ids, window_tokens))
+        if len(windows) >= limit:
+            break
+    if not windows:
+        raise InputError(
+            Problem("empty-data", "holds no text to measure perplexity on", path=spec.path)
+        )
+    return windows[:limit]
+
+
+def cut(ids: Sequence[int], window_tokens: int) -> list[Window]:
+    """Windows without overlap; the first token of each is context, the rest is scored.
+
+    Example: cut([1, 2, 3, 4, 5], 3) -> (1 | 2 3), (4 | 5).
+    """
+    pieces = [ids[i : i + window_tokens] for i in range(0, len(ids), window_tokens)]
+    return [Window((piece[0],), tuple(piece[1:])) for piece in pieces if len(piece) > 1]
+
+
+def _too_long(spec: DataSpec, rows: list[tuple[int, int]], limit: int) -> Problem:
+    number, tokens = rows[0]
+    return Problem(
+        "prompt-too-long",
+        f"{tokens} tokens, {limit} are left beside the answer",
+        file=spec.path,
+        line=number,
+        help=f"{len(rows)} rows are too long; `data.too_long: drop` leaves them out and counts them",
+    )

@@ -1,0 +1,54 @@
+"""Rows of an `sft` stage as token ids, with what may not be trained on refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from posttrain.config.pipeline import DataSpec
+from posttrain.errors import InputError, Problem
+from posttrain.stages.context import context_length
+
+if TYPE_CHECKING:
+    from posttrain.model.chat import RenderedRow
+
+
+def render_rows(
+    model_path: str, data: Mapping[str, Any], max_tokens: int | None, seed: int
+) -> list[RenderedRow]:
+    """Every row, tokenised with the model's own tokenizer and template.
+
+    Raises InputError for rows longer than `max_tokens` (or the context) unless `data.too_long` is
+    `drop`, and where no row trains the end-of-turn token.
+    """
+    from posttrain.model.chat import render, require_stops
+    from posttrain.model.load import load_tokenizer
+    from posttrain.prompts.sources import read_source
+
+    spec = DataSpec.model_validate(dict(data))
+    tokenizer = load_tokenizer(model_path)
+    limit = max_tokens or context_length(model_path)
+    rows: list[RenderedRow] = []
+    too_long: list[tuple[int, int]] = []
+    for number, row in read_source(spec, seed=seed, needs=("prompt", "completion")):
+        rendered = render(row, tokenizer)
+        if len(rendered.token_ids) > limit:
+            too_long.append((number, len(rendered.token_ids)))
+        else:
+            rows.append(rendered)
+    if too_long and spec.too_long == "refuse":
+        number, tokens = too_long[0]
+        raise InputError(
+            Problem(
+                "row-too-long",
+                f"{tokens} tokens, {limit} fit",
+                file=spec.path,
+                line=number,
+                help=f"{len(too_long)} rows are too long; `data.too_long: drop` leaves them out and "
+                "counts them",
+            )
+        )
+    if not rows:
+        raise InputError(Problem("empty-data", "no row is left to train on", file=spec.path))
+    require_stops(rows, tokenizer)
+    return rows

@@ -1,0 +1,196 @@
+"""Curves of each stage, with the explanations of that time as marks on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase
+
+from posttrain.track.formatting import fixed, significant
+from posttrain.track.report.figure import Figure, Series, change_in_words, curve_figure
+from posttrain.track.views import NoteView, RunView, StageView
+
+MAX_MARKS = 12  # more letters on one plot cannot be told apart
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedNote:
+    """An explanation with the letter that marks it on the curves."""
+
+    letter: str
+    note: NoteView
+
+
+@dataclass(frozen=True, slots=True)
+class StageCurves:
+    """A stage's pictures, notes, and every metric with its last value."""
+
+    stage: StageView
+    figures: Sequence[Figure]
+    notes: Sequence[MarkedNote]
+    metrics: Sequence[tuple[str, str, str, str]]  # name, first, last, range
+
+
+def stage_curves(stage: StageView, view: RunView) -> StageCurves | None:
+    """None for stages that recorded nothing over steps."""
+    if not stage.rows:
+        return None
+    notes = [
+        MarkedNote(letter, note)
+        for letter, note in zip(ascii_lowercase, stage.notes[:MAX_MARKS], strict=False)
+    ]
+    marks = [(marked.note.step, marked.letter) for marked in notes if marked.note.step is not None]
+    make = _rl_figures if stage.kind == "online_rl" else _supervised_figures
+    return StageCurves(stage, make(stage, marks), notes, _all_metrics(stage))
+
+
+def _series(stage: StageView, metric: str, label: str, **style: object) -> list[Series]:
+    """One line, or none where the metric was never recorded."""
+    rows = [row for row in stage.rows if row.get(metric) is not None]
+    if not rows:
+        return []
+    xs: dict[str, list[float]] = {"step": [row["axis/step"] for row in rows]}
+    for axis, name, scale in (("hours", "axis/time_s", 1 / 3600), ("tokens", "axis/tokens", 1.0)):
+        if all(row.get(name) is not None for row in rows):
+            xs[axis] = [row[name] * scale for row in rows]
+    return [Series(label, xs, [row[metric] for row in rows], **style)]  # type: ignore[arg-type]
+
+
+def _supervised_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Figure]:
+    losses, held_out = stage.values("train/loss"), stage.values("sft/heldout_loss")
+    finding = change_in_words("training loss", losses)
+    if held_out:
+        finding += f", held out {fixed(held_out[-1])}"
+    loss = [
+        *_series(stage, "train/loss", "training"),
+        *_series(stage, "sft/heldout_loss", "held out", color=1, dash="dash", markers=True),
+    ]
+    norm = [
+        *_series(stage, "train/grad_norm", "gradient norm", color=2),
+        *_series(stage, "train/lr", "learning rate", color=3, dash="dot", second_axis=True),
+    ]
+    return [
+        *_figure(stage, "loss", "Loss", loss, "nats per token", finding, marks),
+        *_figure(
+            stage,
+            "gradient",
+            "Gradient norm and learning rate",
+            norm,
+            "gradient norm",
+            change_in_words("gradient norm", stage.values("train/grad_norm")),
+            marks,
+            second_title="learning rate",
+        ),
+    ]
+
+
+def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Figure]:
+    rewards = stage.values("reward/mean")
+    shares = all(0.0 <= value <= 1.0 for value in rewards)
+    reward = [*_series(stage, "reward/mean", "reward on training prompts")]
+    for metric in sorted(stage.metrics):
+        if metric.startswith("eval/") and metric.endswith("/score"):
+            label = metric.split("/", 1)[1].removesuffix("/score")
+            reward += _series(
+                stage,
+                metric,
+                "held out" if label == "heldout" else label,
+                color=1,
+                dash="dash",
+                markers=True,
+            )
+    found = change_in_words("reward", rewards, shares=shares)
+    curves = [
+        *_figure(stage, "reward", "Reward", reward, "reward", found, marks, percent_axis=shares)
+    ]
+    for key, title, metric, unit, color in (
+        ("kl", "Distance to the start (KL)", "policy/kl_reference_nats", "nats per answer", 3),
+        ("entropy", "Entropy", "policy/entropy_nats", "nats per token", 2),
+    ):
+        line = _series(stage, metric, title, color=color)
+        words = change_in_words(title, stage.values(metric))
+        curves += _figure(stage, key, title, line, unit, words, marks)
+    return [*curves, *_length_and_gradient(stage, marks)]
+
+
+def _length_and_gradient(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Figure]:
+    lengths = stage.values("answer/length_tokens")
+    length = [
+        *_series(stage, "answer/length_tokens", "length"),
+        *_series(
+            stage, "answer/cut_share", "share cut off", color=1, dash="dash", second_axis=True
+        ),
+    ]
+    gradient = [
+        *_series(stage, "train/grad_norm", "gradient norm", color=2),
+        *_series(stage, "train/loss", "loss", color=4, dash="dot", second_axis=True),
+    ]
+    return [
+        *_figure(
+            stage,
+            "length",
+            "Answer length and cut-off share",
+            length,
+            "tokens",
+            change_in_words("answer length", lengths),
+            marks,
+            second_title="share cut off",
+            second_percent=True,
+        ),
+        *_figure(
+            stage,
+            "gradient",
+            "Gradient norm and loss",
+            gradient,
+            "gradient norm",
+            change_in_words("gradient norm", stage.values("train/grad_norm")),
+            marks,
+            second_title="loss (nats per token)",
+        ),
+    ]
+
+
+def _figure(
+    stage: StageView,
+    key: str,
+    title: str,
+    series: Sequence[Series],
+    y_title: str,
+    finding: str,
+    marks: Sequence[tuple[float, str]],
+    *,
+    percent_axis: bool = False,
+    second_title: str = "",
+    second_percent: bool = False,
+) -> list[Figure]:
+    if not series:
+        return []
+    has_second = any(line.second_axis for line in series)
+    return [
+        curve_figure(
+            f"curve-{stage.name}-{key}",
+            title,
+            series,
+            y_title=y_title,
+            finding=finding,
+            percent_axis=percent_axis,
+            second_title=second_title if has_second else "",
+            second_percent=second_percent,
+            marks=marks,
+        )
+    ]
+
+
+def _all_metrics(stage: StageView) -> list[tuple[str, str, str, str]]:
+    found: dict[str, list[float]] = {}
+    for row in stage.rows:
+        for name, value in row.items():
+            if "/" in name and not name.startswith("axis/"):
+                found.setdefault(name, []).append(value)
+    return [_metric_row(name, values) for name, values in sorted(found.items())]
+
+
+def _metric_row(name: str, values: Sequence[float]) -> tuple[str, str, str, str]:
+    low, high = significant(min(values), 3), significant(max(values), 3)
+    spread = low if low == high else f"{low} to {high}"
+    return name, significant(values[0], 3), significant(values[-1], 3), spread

@@ -1,0 +1,114 @@
+"""Health: what went wrong or nearly did. One line where there is nothing to see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from posttrain.track.formatting import percent, significant
+from posttrain.track.views import RunView, StageView
+
+QUIET = {"note", "note_over", "sync", "waiting", "gate", "checkpoint", "start", "done"}
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRow:
+    """One stage's numbers; `concern` marks those that a person should look at."""
+
+    stage: str
+    cells: Sequence[tuple[str, bool]]  # (text, concern)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`sentence` says it all where nothing is of concern."""
+
+    sentence: str
+    concern: bool
+    header: Sequence[str]
+    rows: Sequence[HealthRow]
+    events: Sequence[tuple[str, str, str]]  # time, stage, what
+
+
+def health(view: RunView) -> Health:
+    """Of all stages that ran processes."""
+    rows = [_row(stage) for stage in view.stages if stage.rows]
+    events = [
+        (_clock(event), stage.name, _words(event))
+        for stage in view.stages
+        for event in stage.events
+        if event.get("name") not in QUIET
+    ]
+    concern = any(worry for row in rows for _, worry in row.cells)
+    totals = {name: sum(_total(s, f"ops/{name}") for s in view.stages) for name in ("retries",)}
+    restarts = sum(_restarts(stage) for stage in view.stages)
+    lost = sum(_total(stage, "ops/rollouts_lost") for stage in view.stages)
+    twice = sum(_total(stage, "ops/trained_twice") for stage in view.stages)
+    sentence = (
+        f"{restarts:.0f} restarts, {totals['retries']:.0f} retries, {lost:.0f} rollouts lost,"
+        f" {twice:.0f} trained twice"
+    )
+    return Health(
+        sentence if concern or events else f"Nothing to see: {sentence}.",
+        concern,
+        [
+            "stage",
+            "restarts",
+            "dropped",
+            "sync (median, worst)",
+            "log-prob gap",
+            "verifier failed",
+            "lost / twice",
+        ],
+        rows,
+        events[-40:],
+    )
+
+
+def _row(stage: StageView) -> HealthRow:
+    sync, gap = stage.values("weights/sync_ms"), stage.values("weights/logprob_gap_max_nats")
+    failed = stage.values("verifier/failed_share")
+    dropped = {
+        name.removeprefix("groups/dropped/"): _total(stage, name)
+        for name in stage.metrics
+        if name.startswith("groups/dropped/")
+    }
+    lost, twice = _total(stage, "ops/rollouts_lost"), _total(stage, "ops/trained_twice")
+    limit = 0.15 if stage.config.get("precision") == "bf16" else 1e-3
+    restarts = _restarts(stage)
+    named = ", ".join(f"{source} {count:.0f}" for source, count in dropped.items() if count)
+    return HealthRow(
+        stage.name,
+        [
+            (f"{restarts:.0f}", restarts > 0),
+            (named or "0", bool(named)),
+            (f"{median(sync):.0f} ms, {max(sync):.0f} ms" if sync else "-", False),
+            (f"{significant(max(gap))} nats" if gap else "-", bool(gap) and max(gap) > limit),
+            (percent(max(failed)) if failed else "-", bool(failed) and max(failed) > 0.01),
+            (f"{lost:.0f} / {twice:.0f}", lost + twice > 0),
+        ],
+    )
+
+
+def _restarts(stage: StageView) -> float:
+    said = sum(event.get("name") == "restart" for event in stage.events)
+    return max(_total(stage, "ops/restarts"), float(said))
+
+
+def _total(stage: StageView, name: str) -> float:
+    return sum(stage.values(name))
+
+
+def _clock(event: Mapping[str, Any]) -> str:
+    moment = event.get("time")
+    return time.strftime("%H:%M:%S", time.localtime(moment)) if moment else ""
+
+
+def _words(event: Mapping[str, Any]) -> str:
+    details = {k: v for k, v in event.items() if k not in ("time", "stage", "name", "text")}
+    shown = ", ".join(f"{key} {value}" for key, value in details.items())
+    name = str(event.get("name", "")).replace("_", " ")
+    return ": ".join(part for part in (name, str(event.get("text") or ""), shown) if part)

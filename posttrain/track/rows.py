@@ -1,0 +1,65 @@
+"""Metric rows as meant: a restart repeats steps, and one step may take several lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def merge_rows(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """One row per step, in order of steps.
+
+    Lines of one attempt and step are merged, later values winning. A later attempt replaces what
+    earlier ones wrote from its first step on: those steps were not part of the surviving history.
+    Lines without `axis/step` are left out.
+    """
+    by_attempt: dict[int, dict[float, dict[str, float]]] = {}
+    for line in lines:
+        step = line.get("axis/step")
+        if not isinstance(step, int | float):
+            continue
+        steps = by_attempt.setdefault(int(line.get("attempt") or 0), {})
+        row = steps.setdefault(step, {})
+        row.update({name: value for name, value in line.items() if _is_number(value)})
+    merged: dict[float, dict[str, float]] = {}
+    for attempt in sorted(by_attempt):
+        steps = by_attempt[attempt]
+        first = min(steps)
+        merged = {step: row for step, row in merged.items() if step < first} | steps
+    return [merged[step] for step in sorted(merged)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def last_values(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The last value of every metric (names with an area, not axes), whatever line it stands in."""
+    values: dict[str, float] = {}
+    for line in lines:
+        for name, value in line.items():
+            if "/" in name and not name.startswith("axis/") and _is_number(value):
+                values[name] = value
+    return values
+
+
+def share_by_age(
+    rows: Iterable[Mapping[str, Any]], samples: Iterable[Mapping[str, Any]] = ()
+) -> dict[int, float]:
+    """Share of trained rollouts by age in weight versions, over all steps.
+
+    From the metrics `age/share/<versions>` of each step; where there are none, from the samples.
+    """
+    totals: dict[int, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            tail = name.removeprefix("age/share/")
+            if tail != name and tail.isdigit():
+                totals[int(tail)] = totals.get(int(tail), 0.0) + value
+    if not totals:
+        for sample in samples:
+            if isinstance(sample.get("age"), int | float):
+                totals[int(sample["age"])] = totals.get(int(sample["age"]), 0.0) + 1.0
+    whole = sum(totals.values())
+    return {age: totals[age] / whole for age in sorted(totals)} if whole > 0 else {}

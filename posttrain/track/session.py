@@ -1,0 +1,66 @@
+"""All stages' trackers of one run, in whatever process holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain.config.pipeline import WandbSettings
+from posttrain.track.jsonl import read_jsonl
+from posttrain.track.rows import last_values, merge_rows
+from posttrain.track.stage_tracker import StageTracker
+from posttrain.track.wandb import WandbPlan, WandbRun
+
+
+class TrackSession:
+    """Opens a StageTracker (and a W&B run) per stage, and closes them."""
+
+    def __init__(self, run_directory: Path, wandb_settings: Mapping[str, Any]) -> None:
+        self._run_directory = run_directory
+        self._settings = WandbSettings.model_validate(dict(wandb_settings))
+        self._trackers: dict[str, StageTracker] = {}
+        self._wandb: dict[str, WandbRun] = {}
+
+    def open(
+        self,
+        *,
+        name: str,
+        kind: str,
+        identity: str,
+        directory: str,
+        attempt: int,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        run_name: str,
+        run_id: str,
+    ) -> None:
+        """Begin a stage; a resumed one goes on in the same files and the same W&B run."""
+        plan = WandbPlan(
+            run_directory=self._run_directory,
+            run_name=run_name,
+            run_id=run_id,
+            stage=name,
+            kind=kind,
+            identity=identity,
+            settings=self._settings,
+            config=config,
+            inputs=inputs,
+        )
+        self._wandb[name] = WandbRun(plan)
+        self._trackers[name] = StageTracker(directory, name, attempt, self._wandb[name])
+
+    def stage(self, name: str) -> StageTracker:
+        return self._trackers[name]
+
+    def close_stage(self, name: str, summary: Mapping[str, Any]) -> dict[str, float]:
+        """Flush a stage's files and finish its W&B run; the last value of each metric."""
+        tracker = self._trackers.pop(name)
+        tracker.close()
+        self._wandb.pop(name).finish(exit_code=0 if summary.get("state") == "done" else 1)
+        rows = merge_rows(read_jsonl(tracker.directory / "metrics.jsonl"))
+        return last_values(rows)
+
+    def close(self) -> None:
+        for name in list(self._trackers):
+            self.close_stage(name, {"state": "stopped"})

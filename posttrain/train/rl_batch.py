@@ -1,0 +1,109 @@
+"""An optimiser batch as flat tensors, and what can be said of it before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from posttrain.types import Rollout, TrainBatch
+
+
+@dataclass(frozen=True, slots=True)
+class FlatBatch:
+    """Rollouts of one optimiser batch, sorted by (draw, sample). `T` counts completion tokens."""
+
+    rollouts: tuple[Rollout, ...]  # B
+    rewards_GK: Tensor  # [G, K] fp32
+    lengths_B: Tensor  # [B] int64, completion tokens
+    mask_T: Tensor  # [T] fp32
+    behaviour_logprobs_T: Tensor  # [T] fp32, nats
+    versions_T: Tensor  # [T] int64
+    cut_B: Tensor  # [B] bool
+
+    @property
+    def total_tokens(self) -> float:
+        """Tokens that the policy chose: the denominator of token means."""
+        return float(self.mask_T.sum())
+
+    @property
+    def total_sequences(self) -> float:
+        """Rollouts with at least one such token: the denominator of sequence means."""
+        sequence_T = torch.repeat_interleave(torch.arange(len(self.lengths_B)), self.lengths_B)
+        return float(len(sequence_T[self.mask_T > 0].unique()))
+
+
+def flatten(batch: TrainBatch) -> FlatBatch:
+    """ValueError where groups differ in size."""
+    rollouts = tuple(rollout for scored in batch.groups for rollout in scored.group.rollouts)
+    rewards = [[score.value for score in scored.scores] for scored in batch.groups]
+    return FlatBatch(
+        rollouts=rollouts,
+        rewards_GK=torch.tensor(rewards, dtype=torch.float32),
+        lengths_B=torch.tensor([len(rollout.token_ids) for rollout in rollouts]),
+        mask_T=_concatenate([r.mask for r in rollouts], torch.float32),
+        behaviour_logprobs_T=_concatenate([r.logprobs for r in rollouts], torch.float32),
+        versions_T=_concatenate([r.versions for r in rollouts], torch.int64),
+        cut_B=torch.tensor([rollout.finish == "length" for rollout in rollouts]),
+    )
+
+
+def _concatenate(parts: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    return torch.tensor([value for part in parts for value in part], dtype=dtype)
+
+
+def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
+    """Rewards, groups, answers and ages: everything that needs no model."""
+    rewards_GK = flat.rewards_GK
+    passed_GK = _passed(batch)
+    one_sided_G = rewards_GK.max(1).values == rewards_GK.min(1).values
+    lengths_B = flat.lengths_B.float()
+    right_B, wrong_B = passed_GK.flatten(), ~passed_GK.flatten()
+    ages_T = (batch.step - flat.versions_T).float()
+    metrics = {
+        "reward/mean": float(rewards_GK.mean()),
+        "reward/std": float(rewards_GK.std(unbiased=False)),
+        "reward/pass_share": float(passed_GK.float().mean()),
+        "reward/pass_at_k": float(passed_GK.any(1).float().mean()),
+        "groups/trained": float(len(batch.groups)),
+        "groups/no_signal_share": float(one_sided_G.float().mean()),
+        "groups/all_right_share": float(passed_GK.all(1).float().mean()),
+        "groups/all_wrong_share": float((~passed_GK).all(1).float().mean()),
+        "groups/identical_share": _identical_share(batch),
+        "answer/length_tokens": float(lengths_B.mean()),
+        "answer/cut_share": float(flat.cut_B.float().mean()),
+        "answer/empty_share": float((lengths_B == 0).float().mean()),
+        "age/versions/mean": float(ages_T.mean()) if ages_T.numel() else 0.0,
+        "age/versions/max": float(ages_T.max()) if ages_T.numel() else 0.0,
+        "age/multi_version_share": _multi_version_share(flat.rollouts),
+        "age/wait_s": batch.waited_s,
+    }
+    for name, chosen_B in (("right", right_B), ("wrong", wrong_B)):
+        if chosen_B.any():
+            metrics[f"answer/{name}_length_tokens"] = float(lengths_B[chosen_B].mean())
+    for age in range(int(metrics["age/versions/max"]) + 1):
+        metrics[f"age/share/{age}"] = float((ages_T == age).float().mean())
+    return metrics
+
+
+def _passed(batch: TrainBatch) -> Tensor:
+    """[G, K] bool: what the reward calls right; a reward without an opinion: a value of 1 or more."""
+    return torch.tensor(
+        [
+            [score.value >= 1.0 if score.passed is None else score.passed for score in scored.scores]
+            for scored in batch.groups
+        ]
+    )
+
+
+def _identical_share(batch: TrainBatch) -> float:
+    """Share of a group's answers that repeat another answer of the group."""
+    total = sum(len(scored.group.rollouts) for scored in batch.groups)
+    distinct = sum(len({r.token_ids for r in scored.group.rollouts}) for scored in batch.groups)
+    return 1.0 - distinct / total
+
+
+def _multi_version_share(rollouts: Sequence[Rollout]) -> float:
+    return sum(len(set(rollout.versions)) > 1 for rollout in rollouts) / len(rollouts)

@@ -1,0 +1,85 @@
+"""The folder in shared memory that weight files live in, and how it goes away again.
+
+Shared memory survives its writer: a killed run would hold gigabytes until the host restarts. So
+each folder carries a file that its owner keeps locked; the kernel lets go of the lock when the
+owner dies, however it dies, and any later run may then remove the folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+PARENT = Path("/dev/shm")
+PREFIX = "posttrain-"
+OWNER_FILE = "owner"
+
+
+class SharedDirectory:
+    """`with SharedDirectory("quickstart") as folder: write_weights(..., folder.path, ...)`.
+
+    The path is /dev/shm/posttrain-<pid>-<run id>; it is removed at the end of the block. A second
+    one of the same process and run is refused with FileExistsError.
+    """
+
+    def __init__(self, run_id: str, parent: str | Path = PARENT) -> None:
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", run_id)
+        self.path = Path(parent) / f"{PREFIX}{os.getpid()}-{safe}"
+        self._lock: int | None = None
+
+    def __enter__(self) -> SharedDirectory:
+        self.path.mkdir(mode=0o700)
+        self._lock = os.open(self.path / OWNER_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the folder; readers that have a file mapped keep it. May be called twice."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def remove_orphans(parent: str | Path = PARENT) -> list[Path]:
+    """Remove the folders whose owner is dead, and return them. Folders of live owners stay."""
+    removed = []
+    for folder in sorted(Path(parent).glob(f"{PREFIX}*")):
+        if folder.is_dir() and _is_orphan(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def _is_orphan(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / OWNER_FILE, os.O_RDWR)
+    except FileNotFoundError:
+        # Between mkdir and the owner's file a live owner looks like this; a dead one's pid is gone.
+        return not _alive(folder)
+    except PermissionError:
+        return False  # another user's
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def _alive(folder: Path) -> bool:
+    match = re.match(rf"{PREFIX}(\d+)-", folder.name)
+    return match is not None and Path(f"/proc/{match.group(1)}").exists()

@@ -1,0 +1,1 @@
+"""Rewards that ship with posttrain: one file each, with `Config`, `score()` and `GOLD`."""

@@ -1,0 +1,45 @@
+"""A folder with one sound pipeline to break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SOUND = """\
+name: mine
+suites:
+  abilities: {gain: [microworld/arithmetic], keep: [microworld/copy], tax_since: base}
+stages:
+  blank: {kind: model, from_scratch: micro}
+  base: {kind: sft, model: blank, data: microworld/skills, steps: 10}
+  sft: {kind: sft, model: base, data: microworld/arithmetic_worked, steps: 10}
+  rlvr:
+    kind: online_rl
+    model: sft
+    algorithm: {name: grpo, lr: 3e-4}
+    reward: arithmetic
+    data: microworld/arithmetic
+    batch: {prompts: 32, samples_per_prompt: 8}
+    steps: 60
+    gates: [arithmetic > sft.arithmetic]
+  average: {kind: average, pre: sft, post: rlvr}
+  final: {kind: evaluate, models: [base, sft, rlvr, average], suite: abilities}
+"""
+
+
+@pytest.fixture
+def write_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`write_pipeline(old, new, ...)` writes mine.yaml with each `old` replaced, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_file(*changes: str) -> str:
+        text = SOUND
+        for old, new in zip(changes[::2], changes[1::2], strict=True):
+            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the pipeline"
+            text = text.replace(old, new)
+        (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+        return "mine.yaml"
+
+    return write_file

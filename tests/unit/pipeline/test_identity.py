@@ -1,0 +1,195 @@
+"""Identities: what counts, what does not, and how a change is put into words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage, OnlineRlStage
+from posttrain.pipeline.identity import (
+    BY_CONTENT,
+    UNCOUNTED,
+    explain_change,
+    identity,
+    model_fingerprint,
+)
+
+STAGE: dict[str, Any] = {
+    "kind": "online_rl",
+    "model": "sft",
+    "algorithm": "grpo",
+    "reward": "gsm8k",
+    "data": "rows.jsonl",
+    "steps": 60,
+}
+
+
+def of(changes: dict[str, Any] | None = None, **arguments: Any) -> str:
+    stage = OnlineRlStage.model_validate(STAGE | (changes or {}))
+    defaults: dict[str, Any] = {
+        "plugins": {
+            "algorithm": (stage.algorithm.name, {"lr": 1e-6}),
+            "reward": (stage.reward.name, {}),
+        },
+        "inputs": {"sft": "aaaa", "other": "aaaa"},
+        "data_fingerprints": ["f00d"],
+        "precision": "fp32",
+        "seed": 7,
+    }
+    return identity(stage=stage, **(defaults | arguments))
+
+
+def test_an_identity_is_ten_hex_digits_and_the_same_every_time() -> None:
+    assert of() == of()
+    assert len(of()) == 10
+    assert int(of(), 16) >= 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 61},
+        {"batch": {"prompts": 16}},
+        {"batch": {"samples_per_prompt": 4}},
+        {"staleness": 2},
+        {"staleness": {"max": 1, "ahead": 0}},
+        {"sampling": {"temperature": 0.9}},
+        {"sampling": {"max_new_tokens": 128}},
+        {"data": {"path": "rows.jsonl", "columns": {"prompt": "q"}}},
+        {"data": {"path": "rows.jsonl", "take": 5}},
+        {"data": {"path": "rows.jsonl", "too_long": "drop"}},
+        {"reward": "arithmetic"},
+    ],
+    ids=str,
+)
+def test_what_changes_numbers_counts(changes: dict[str, Any]) -> None:
+    assert of(changes) != of()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"plugins": {"algorithm": ("grpo", {"lr": 2e-6}), "reward": ("gsm8k", {})}},
+        {"plugins": {"algorithm": ("grpo", {"lr": 1e-6, "new": 1}), "reward": ("gsm8k", {})}},
+        {"inputs": {"sft": "bbbb"}},
+        {"data_fingerprints": ["beef"]},
+        {"precision": "bf16"},
+        {"seed": 8},
+    ],
+    ids=str,
+)
+def test_what_comes_from_elsewhere_counts(arguments: dict[str, Any]) -> None:
+    assert of(**arguments) != of()
+
+
+UNCOUNTED_CHANGES: dict[str, dict[str, Any]] = {
+    "description": {"description": "better"},
+    "gates": {"gates": ["tax < 4"]},
+    "resources": {"resources": {"engines": 2}},
+    "batch.tokens_per_micro_batch": {"batch": {"tokens_per_micro_batch": 64}},
+    "checkpoint_every": {"checkpoint_every": 3},
+    "logprob_check_every": {"logprob_check_every": 3},
+    "reward.timeout_s": {"reward": {"name": "gsm8k", "timeout_s": 30}},
+    "data.path": {"data": "moved/rows.jsonl"},
+    "data.name": {"data": {"path": "rows.jsonl", "name": "main"}},
+    "data.split": {"data": {"path": "rows.jsonl", "split": "all"}},
+    "data.revision": {"data": {"path": "rows.jsonl", "revision": "v1"}},
+}
+
+
+@pytest.mark.parametrize("key", UNCOUNTED_CHANGES)
+def test_what_changes_no_number_does_not_count(key: str) -> None:
+    assert key in (*UNCOUNTED, *BY_CONTENT)
+    assert of(UNCOUNTED_CHANGES[key]) == of()
+
+
+def test_every_uncounted_key_has_a_case_above() -> None:
+    elsewhere = {"path", "suite"}  # of model and evaluate stages, below
+    assert {*UNCOUNTED, *BY_CONTENT} == {*UNCOUNTED_CHANGES, *elsewhere}
+
+
+def test_names_of_inputs_do_not_count_but_their_roles_do() -> None:
+    assert of({"model": "other"}) == of()
+    inputs = {"a": "1111", "b": "2222"}
+    values = {"kind": "average", "method": "linear"}
+    arguments: dict[str, Any] = {
+        "plugins": {"averaging": ("linear", {})},
+        "inputs": inputs,
+        "data_fingerprints": [],
+        "precision": "fp32",
+        "seed": 7,
+    }
+    there = AverageStage.model_validate(values | {"pre": "a", "post": "b"})
+    back = AverageStage.model_validate(values | {"pre": "b", "post": "a"})
+    assert identity(stage=there, **arguments) != identity(stage=back, **arguments)
+
+
+def test_an_evaluation_counts_names_and_questions() -> None:
+    def evaluation(inputs: dict[str, str], suite_fingerprint: str) -> str:
+        stage = EvaluateStage.model_validate(
+            {"kind": "evaluate", "models": list(inputs), "suite": "abilities"}
+        )
+        return identity(
+            stage=stage,
+            plugins={},
+            inputs=inputs,
+            data_fingerprints=[],
+            precision="fp32",
+            seed=7,
+            suite_fingerprint=suite_fingerprint,
+        )
+
+    same = evaluation({"sft": "1111"}, "q1")
+    assert evaluation({"sft": "1111"}, "q1") == same
+    assert evaluation({"sft": "1111"}, "q2") != same
+    assert evaluation({"renamed": "1111"}, "q1") != same
+
+
+def test_a_model_counts_by_its_content(tmp_path: Path) -> None:
+    def model(folder: str) -> str:
+        stage = ModelStage.model_validate({"kind": "model", "path": folder})
+        return identity(
+            stage=stage, plugins={}, inputs={}, data_fingerprints=[], precision="fp32", seed=7
+        )
+
+    for name, weights in (("a", b"w" * 100), ("b", b"w" * 100), ("c", b"v" * 100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    first, copy, other = (model(str(tmp_path / name)) for name in "abc")
+    assert first == copy
+    assert first != other
+    assert model("Qwen/Qwen2.5-0.5B") != model("Qwen/Qwen2.5-1.5B")
+
+
+def test_one_byte_in_the_middle_of_large_weights_may_differ_unseen_but_a_training_does_not(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(10 << 20))
+    before = model_fingerprint(str(tmp_path))
+    file.write_bytes(bytes([1]) * (10 << 20))
+    assert model_fingerprint(str(tmp_path)) != before
+
+
+def test_a_plugin_file_counts_by_name_and_content_not_by_place(tmp_path: Path) -> None:
+    files = [tmp_path / "a" / "mine.py", tmp_path / "b" / "mine.py", tmp_path / "c" / "mine.py"]
+    for file, source in zip(files, ("x = 1", "x = 1", "x = 2"), strict=True):
+        file.parent.mkdir()
+        file.write_text(source)
+    first, moved, changed = (
+        of(plugins={"algorithm": ("grpo", {"lr": 1e-6}), "reward": (str(file), {})})
+        for file in files
+    )
+    assert first == moved
+    assert first != changed
+
+
+def test_a_change_is_put_into_words() -> None:
+    old = {"algorithm": {"name": "grpo", "lr": 1e-6}, "steps": 60, "gates": [], "model": "sft"}
+    new = {"algorithm": {"name": "grpo", "lr": 3e-7}, "steps": 60, "gates": ["x"], "model": "sft"}
+    assert explain_change(old, new) == "algorithm.lr 1e-6 → 3e-7"
+    assert explain_change(old, old | {"gates": ["y"]}) == ""
+    assert explain_change(old, old | {"epochs": 2}) == "epochs (none) → 2"
+    many = old | {"steps": 1, "a": 1, "b": 2, "c": 3}
+    assert explain_change(old, many) == "steps 60 → 1, a (none) → 1, b (none) → 2, 1 more"
