@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	echo "[1/2] environment: installing into $(VENV) (only once)"; \
 	$(PYTHON) -m venv --without-pip $(VENV) && \
 	$(PYTHON) -m pip --python $(BIN)/python install -q "uv==$(UV_VERSION)" && \
-	$(BIN)/uv pip install -q --python $(BIN)/python $(TORCH) -c constraints.txt -e ".[$(EXTRA),dev]" && \
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python $(TORCH) -c constraints.txt -e ".[$(EXTRA),dev]" && \
 	touch $@ && \
 	echo "[1/2] environment: $(VENV), $$($(BIN)/python -V), $$($(BIN)/uv pip freeze -q --python $(BIN)/python | wc -l) packages, $$(( $$(date +%s) - begin )) s"
 

@@ -1,7 +1,7 @@
 """One vocabulary of errors.
 
-Every error of ours says what is wrong (`message`), where (`place`) and what to do (`help`), has a name
-to look up (`code`), and survives pickling, because most of them cross a process boundary.
+Every error of ours says what is wrong (`message`), where (`place`) and what to do (`help`), has a
+name to look up (`code`), and survives pickling, because most of them cross a process boundary.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _rebuild(
 
 
 class InputError(PosttrainError):
-    """Something the user wrote is wrong. Raised before work starts; carries *all* mistakes found."""
+    """Something the user wrote is wrong. Raised before work starts; carries all mistakes."""
 
     code = "bad-input"
     exit_code = 2

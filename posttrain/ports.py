@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What an algorithm asks the trainer to provide. Generic code branches on this, never on names."""
+    """What an algorithm asks the trainer for. Generic code branches on this, never on names."""
 
     groups: bool = False  # compares the samples of one prompt: needs two or more
     critic: bool = False  # a value head and old values
@@ -43,7 +43,8 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class AdvantageInputs:
-    """What `advantages(inputs, config)` sees: the whole optimiser batch, before any split over ranks.
+    """What `advantages(inputs, config)` sees: the whole optimiser batch, before any split over
+    ranks.
 
     Flat tensors hold completion tokens only, sequence after sequence, group after group.
     """
@@ -186,7 +187,7 @@ class TrainPort(Protocol):
         ...
 
     def probe(self) -> Sequence[Rollout]:
-        """A few fresh answers of every engine under the newest version, to compare log-probs with."""
+        """A few fresh answers of every engine under the newest version, to compare log-probs."""
         ...
 
     def committed(self, step: int) -> None:
@@ -238,4 +239,3 @@ class Tracker(Protocol):
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A few rendered rollouts, for the report and W&B."""
         ...
-

@@ -50,7 +50,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """K answers to one prompt draw. `start_version` is what the engine acknowledged at the start."""
+    """K answers to one prompt draw. `start_version`: what the engine acknowledged at the start."""
 
     id: str  # f"{draw}": the draw's number in the stage's prompt stream
     draw: int

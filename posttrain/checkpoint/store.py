@@ -1,8 +1,9 @@
-"""Checkpoints as atomic units: model, optimiser, random state and the coordinator's snapshot together.
+"""Checkpoints as atomic units: model, optimiser, random state and the coordinator's snapshot
+together.
 
-A checkpoint is written into a temporary folder, flushed to disk, renamed, and only then named by the
-commit pointer. Whatever a crash leaves behind, the pointer names a whole one. Older ones are removed
-after the new one is committed, never before.
+A checkpoint is written into a temporary folder, flushed to disk, renamed, and only then named by
+the commit pointer. Whatever a crash leaves behind, the pointer names a whole one. Older ones are
+removed after the new one is committed, never before.
 
     checkpoints/step-000040/{model.safetensors, optimiser.pt, state.json}    checkpoints/latest.json
 """
@@ -40,7 +41,7 @@ class Checkpoint:
         return load_file(self.path / "model.safetensors")
 
     def load_optimiser(self) -> dict[str, Any]:
-        """The optimiser's and the random generators' state; nothing but tensors and plain values."""
+        """The optimiser's and the random generators' state: tensors and plain values only."""
         import torch
 
         return torch.load(self.path / "optimiser.pt", weights_only=True)

@@ -36,15 +36,15 @@ HIDDEN = ("schema",)
 HELP = """\
 posttrain: from a base language model to a finished one, as one graph of stages
 
-  posttrain run quickstart       a small model, trained from nothing on this machine
-  posttrain check mine.yaml      all mistakes of a file at once, before anything starts
-  posttrain status               how far the newest run is, and what it has found
-  posttrain resume               go on after a stop or a crash; nothing is done twice
-  posttrain report               what was gained, what it cost, which model to take
-  posttrain chat                 ask the finished model something
+  posttrain run quickstart    a small model, trained from nothing, in minutes
+  posttrain check mine.yaml   all mistakes of a file at once; starts nothing
+  posttrain status            how far the newest run is, and what it has found
+  posttrain resume            go on after a stop or a crash; redoes nothing
+  posttrain report            what was gained, what it cost, which model to take
+  posttrain chat              ask the finished model something
 
-more     new, show, eval, explain
-help     posttrain COMMAND -h, in any position; --traceback shows where an error came from
+more   new, show, eval, explain
+help   posttrain COMMAND -h, in any position; --traceback says where it broke
 """
 
 

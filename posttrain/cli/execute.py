@@ -1,8 +1,8 @@
 """Carries out a checked pipeline: the part that `run` and `resume` share.
 
-Order of things: check everything that can be checked without a process, take the run folder's lock, plan,
-check the disk; only then start Ray, check what needs a tokenizer or a reward, and run. Until the first stage
-starts, every mistake is exit code 2 and nothing was written but the lock.
+Order of things: check everything that can be checked without a process, take the run folder's lock,
+plan, check the disk; only then start Ray, check what needs a tokenizer or a reward, and run. Until
+the first stage starts, every mistake is exit code 2 and nothing was written but the lock.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import yaml
 
 from posttrain.cli.screen import Screen
 from posttrain.config.load import LoadedPipeline
+from posttrain.config.pipeline import ModelStage
 from posttrain.errors import GateFailed, InputError, Interrupted, PosttrainError
 from posttrain.pipeline.check import check
 from posttrain.pipeline.plan import RunPlan, make_plan
@@ -75,6 +76,7 @@ class Execution:
 
     def _carry_out_locked(self, plan: RunPlan, folder: RunFolder, screen: Screen) -> None:
         self._begin(plan, folder)
+        screen.start()
         try:
             chosen = run_plan(plan, folder, self.run["run_id"], self.options.address, screen)
         except InputError:  # found before the first stage started: the folder is as it was
@@ -160,13 +162,14 @@ def run_plan(
     """Start what is needed, run, take everything down. Returns the recommended stage."""
     from posttrain.cluster.launcher import RayLauncher
     from posttrain.cluster.session import ClusterSession
-    from posttrain.pipeline.runner import Runner
     from posttrain.pipeline.preflight import preflight_requests
+    from posttrain.pipeline.runner import Runner
     from posttrain.stages.preflight import preflight_problems
 
     if is_complete(plan, folder):
         return recommended(plan, folder)
     cluster = plan.loaded.cluster
+    screen.say(f"starting Ray: {address or 'on this machine'}")
     with ClusterSession(cluster, address, folder.path / "logs") as session:
         launcher = RayLauncher(
             session, folder.path.resolve(), plan.loaded.pipeline.wandb.model_dump()
@@ -174,8 +177,8 @@ def run_plan(
         runner = Runner(plan, folder, run_id, launcher, session.num_cores, screen.tick)
         try:
             with interruptible(runner, session, screen):
+                screen.say("checking rows, templates and rewards of all stages")
                 preflight_problems(preflight_requests(plan), launcher).raise_if_any()
-                screen.start()
                 return runner.run()
         finally:
             launcher.close()
@@ -215,9 +218,13 @@ def is_complete(plan: RunPlan, folder: RunFolder) -> bool:
 
 
 def needed_bytes(plan: RunPlan) -> int:
-    """A careful guess of what a run stores: model, optimiser and two checkpoints per trained stage."""
+    """A careful guess of what a run stores: models, and checkpoints of trained stages."""
     trained = [s for s in plan.stages if s.kind in ("sft", "online_rl") and not s.kept]
-    models = [Path(s.stage.path) for s in plan.stages if getattr(s.stage, "path", None)]
+    models = [
+        Path(s.stage.path)
+        for s in plan.stages
+        if isinstance(s.stage, ModelStage) and s.stage.path is not None
+    ]
     sizes = [sum(f.stat().st_size for f in m.glob("*.safetensors")) for m in models if m.is_dir()]
     largest = max([*sizes, SMALLEST_MODEL_BYTES])
     return MARGIN_BYTES + len(trained) * CHECKPOINTED_COPIES * largest

@@ -103,6 +103,7 @@ prompt.""",
     "hub-unreachable": """The hub did not answer, and the data is not in the local cache.
 HF_HUB_OFFLINE=1 keeps posttrain from asking at all.""",
     "hub-data": """The hub has the data set, but not in this configuration, split or revision.""",
+    "no-rows": """The stage has no data of its own, so there are no rows to show.""",
     "row-too-long": """A row has more tokens than fit: `max_tokens` of the stage, or the model's
 context. `data.too_long: drop` leaves such rows out and counts them.""",
     "prompt-too-long": """A prompt and the longest answer together do not fit the model's context.
@@ -139,6 +140,8 @@ fails on them would teach the model something else.""",
 are never scored 0: they are tried again, then dropped and counted. Above the limit the stage
 stops, because what is dropped is seldom dropped at random.""",
     "batch-too-small": """Every trainer needs at least one row of each step.""",
+    "batch-not-divisible": """The rows of a step are dealt out evenly to the trainers, so their
+number has to be a multiple of the number of trainers.""",
     "micro-batch-too-small": """One sequence alone is longer than `batch.tokens_per_micro_batch`.
 Raise it.""",
     "bad-request": """vLLM did not accept a request. Its own words stand in the message.""",
@@ -157,6 +160,8 @@ disk, or files removed by hand.""",
     "disk-too-small": """The run would fill the disk, so it was not started.""",
     "run-in-use": """Another process is writing this run. Follow it with `posttrain status`, or
 choose another name.""",
+    "config-changed": """A stage of the run is done with other settings than the file has now.
+`resume` goes on with what was started; `run` does the changed stages again.""",
     "unknown-run": """There is no run of that name under runs/.""",
     "report-failed": """The report could not be written. The run itself is untouched: try
 `posttrain report` again.""",

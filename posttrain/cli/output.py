@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from posttrain.config.document import COMMAND_LINE
 from posttrain.errors import Problem
 
 SCHEMA = 1
@@ -20,6 +21,8 @@ SCHEMA = 1
 
 def print_problems(problems: Sequence[Problem]) -> None:
     """Every problem with its cure, on stderr."""
+    if not problems:
+        return
     from rich.console import Console
 
     console = Console(
@@ -64,7 +67,8 @@ def print_github(problems: Sequence[Problem]) -> None:
     for problem in problems:
         body = f"{problem.path}: {problem.message}" if problem.path else problem.message
         body = f"{body}\nhelp: {problem.help}" if problem.help else body
-        fields = {"file": problem.file, "line": problem.line, "title": problem.code}
+        file = "" if problem.file == COMMAND_LINE else problem.file
+        fields = {"file": file, "line": problem.line, "title": problem.code}
         listed = ",".join(f"{key}={_property(value)}" for key, value in fields.items() if value)
         print(f"::{problem.severity} {listed}::{_data(body)}")
 

@@ -55,7 +55,12 @@ def _is_done(folder: Any, stage: dict[str, Any]) -> bool:
 
 
 def _how_it_ended(before: dict[str, Any]) -> str:
-    words = {"running": "was killed", "stopped": "was stopped", "failed": "failed", "done": "is done"}
+    words = {
+        "running": "was killed",
+        "stopped": "was stopped",
+        "failed": "failed",
+        "done": "is done",
+    }
     return words.get(before["state"], f"ended with `{before['state']}`")
 
 

@@ -23,7 +23,8 @@ def run(
         list[str] | None, typer.Argument(help="Values to set: stages.rlvr.steps=20")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the run folder; the file's name otherwise.")
+        str | None,
+        typer.Option("--name", help="Name of the run folder; the file's name otherwise."),
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
     address: Address = None,

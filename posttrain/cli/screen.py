@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,10 +13,12 @@ from rich.console import Console
 
 from posttrain.track.jsonl import JsonlFollower
 from posttrain.track.live import LiveScreen
+from posttrain.track.report.build import write_report
 from posttrain.track.run_view import read_run
 from posttrain.track.summary import end_of_run
 
 EVENT_SCHEMA = 1
+PAGE_EVERY_S = 10.0
 
 
 class Screen:
@@ -27,6 +30,8 @@ class Screen:
         self._console = Console(stderr=True)
         self._live = None if as_json else LiveScreen(directory, self._console)
         self._followers: dict[Path, JsonlFollower] = {}
+        self._ended = threading.Event()
+        self._pages = threading.Thread(target=self._write_pages, name="live-page", daemon=True)
 
     def __enter__(self) -> Screen:
         if self._as_json:
@@ -37,6 +42,7 @@ class Screen:
         """Begin to show: the run folder says what is to be done."""
         if self._live is not None:
             self._live.start()
+        self._pages.start()
 
     def tick(self) -> None:
         """Called often by the thread that schedules."""
@@ -51,6 +57,7 @@ class Screen:
     def show_end(self) -> None:
         """The last lines: what was gained, what it cost, what to do next."""
         self.tick()
+        self._ended.set()
         if self._live is not None:
             self._live.stop()
             print(end_of_run(read_run(self._directory)), file=sys.stderr, flush=True)
@@ -61,8 +68,20 @@ class Screen:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._ended.set()
+        if self._pages.is_alive():
+            self._pages.join(timeout=5.0)
         if self._live is not None:
             self._live.stop()
+
+    def _write_pages(self) -> None:
+        """live.html: the report of a run that goes on, for whoever would rather look than read."""
+        while not self._ended.wait(PAGE_EVERY_S):
+            try:
+                write_report(self._directory, self._directory / "live.html", live=True)
+            except Exception as error:  # a page that fails must not stop the training it shows
+                self.say(f"live.html could not be written: {error!r}")
+                return
 
     def _follow(self) -> list[dict[str, Any]]:
         files = [self._directory / "events.jsonl", *self._directory.glob("*/*/events.jsonl")]

@@ -38,7 +38,9 @@ def show(
     planned = plan[stage]
     if not isinstance(planned.stage, SftStage | OnlineRlStage):
         raise InputError(
-            Problem("no-rows", f"stage {stage} has no rows of its own", help="choose a trained stage")
+            Problem(
+                "no-rows", f"stage {stage} has no rows of its own", help="choose a trained stage"
+            )
         )
     if scores and isinstance(planned.stage, OnlineRlStage):
         _print_scores(planned.plugins["reward"])

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.errors import RewardBroken
 from posttrain.ports import EngineSpec, RewardPort, RolloutPort, Tracker
 from posttrain.stages.jobs import OnlineJob
 from posttrain.types import (
@@ -74,13 +75,14 @@ class RewardActor:
         self._pool = RewardPool(name, settings, timeout_s)
 
     def score(self, group: RolloutGroup) -> list[Score]:
-        """One score per rollout. Raises RewardBroken where the verifier failed twice on an answer."""
+        """One score per rollout. RewardBroken where the verifier failed twice on an answer."""
         rows = [group.prompt.row] * len(group.rollouts)
-        results = self._pool.score(rows, [rollout.text for rollout in group.rollouts])
-        for result in results:
-            if isinstance(result, Exception):
+        scores: list[Score] = []
+        for result in self._pool.score(rows, [rollout.text for rollout in group.rollouts]):
+            if isinstance(result, RewardBroken):
                 raise result
-        return results
+            scores.append(result)
+        return scores
 
     def close(self) -> None:
         self._pool.close()

@@ -1,4 +1,6 @@
-"""Calls to other processes: every one has a deadline, and every failure comes back as one of our errors."""
+"""Calls to other processes: every one has a deadline, and every failure comes back as one of our
+errors.
+"""
 
 from __future__ import annotations
 

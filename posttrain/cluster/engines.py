@@ -1,7 +1,8 @@
 """The engine pool: vLLM engines outlive the stages that use them.
 
-An engine takes seconds to start and milliseconds to take other weights, so engines are leased by what
-makes them interchangeable (architecture, tokenizer, number format, lengths) and given back afterwards.
+An engine takes seconds to start and milliseconds to take other weights, so engines are leased by
+what makes them interchangeable (architecture, tokenizer, number format, lengths) and given back
+afterwards.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class EnginePool:
 
     @contextmanager
     def lease(self, spec: EngineSpec, count: int) -> Iterator[list[EngineHandle]]:
-        """`count` engines with the weights of `spec.model_path`; they return to the pool at the end.
+        """`count` engines with the weights of `spec.model_path`; they return to the pool at the
+        end.
 
         Engines of another key that nobody uses are ended first, to make room. Raises EngineFailed.
         """
@@ -110,7 +112,7 @@ class EnginePool:
     def _launch(self, key: str, spec: EngineSpec) -> _Pooled:
         name = str(self._num_started)
         self._num_started += 1
-        actor = (
+        actor: Any = (
             ray.remote(EngineActor)
             .options(num_cpus=spec.cpus, num_gpus=spec.gpus, max_concurrency=4096)
             .remote(spec, name)

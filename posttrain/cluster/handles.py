@@ -1,4 +1,6 @@
-"""Actors as ports: picklable handles with deadlines, for the coordinator, the trainer and the stages."""
+"""Actors as ports: picklable handles with deadlines, for the coordinator, the trainer and the
+stages.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from posttrain.types import (
     WeightVersion,
 )
 
-# Longer than the coordinator's own deadlines, which name the culprit more closely; these are the last net.
+# Longer than the coordinator's own deadlines, which name the culprit more closely; these are the
+# last net.
 ENGINE_START_S = 300.0
 LONGEST_CALL_S = 900.0
 
@@ -131,5 +134,3 @@ class CoordinatorHandle:
             return ray.get_actor(self.actor_name, namespace=self.namespace)
         except ValueError as error:
             raise StageFailed("the coordinator's process is gone") from error
-
-

@@ -37,7 +37,7 @@ class RayLauncher:
     ) -> None:
         self._session = session
         self._pool = EnginePool()
-        self._tracker = (
+        self._tracker: Any = (
             ray.remote(TrackerActor)
             .options(num_cpus=0)
             .remote(str(run_directory), dict(wandb_settings))
@@ -76,6 +76,7 @@ class RayLauncher:
 
     def run_sft(self, job: SftJob, tracker: Tracker) -> str:
         directory = Path(job.directory)
+        tracker.event("waiting", text="starting the trainer")
         with self._registered(job.stage, directory, None):
             self._fit(
                 sft_worker,
@@ -88,6 +89,7 @@ class RayLauncher:
 
     def run_online(self, job: OnlineJob, tracker: Tracker) -> str:
         directory = Path(job.directory)
+        tracker.event("waiting", text=f"starting {job.num_engines} engine(s) and the trainer")
         rewards = self._start_rewards(job)
         try:
             with self._pool.lease(job.engine, job.num_engines) as engines:

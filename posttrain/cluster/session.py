@@ -9,11 +9,12 @@ import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import ray
 
 from posttrain.config.pipeline import Cluster
-from posttrain.errors import Problem, InputError
+from posttrain.errors import InputError, Problem
 
 NAMESPACE_PREFIX = "posttrain"
 
@@ -45,7 +46,7 @@ class ClusterSession:
 
     def __enter__(self) -> ClusterSession:
         os.environ.update({k: v for k, v in _ENVIRONMENT.items() if k not in os.environ})
-        common = {
+        common: dict[str, Any] = {
             "namespace": self.namespace,
             "log_to_driver": False,
             "logging_level": logging.ERROR,

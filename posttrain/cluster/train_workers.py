@@ -30,7 +30,9 @@ def guarded(body: Callable[[Mapping[str, Any]], None], config: Mapping[str, Any]
         _write_failure(directory, error)
     except Exception as error:  # our bug or a library's: written down whole, not retried
         (directory / "traceback.txt").write_text(traceback.format_exc())
-        message = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        message = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        )
         _write_failure(
             directory, StageFailed(message, help=f"the traceback is in {directory}/traceback.txt")
         )
@@ -118,15 +120,19 @@ def _train_online(config: Mapping[str, Any]) -> None:
     from posttrain.weight_sync.shared_directory import SharedDirectory
 
     torch.manual_seed(job.loop.seed)
+    device = "cuda" if job.gpus_per_trainer else "cpu"
+    config["tracker"].event("waiting", text="loading the model and its reference")
     directory = Path(job.directory)
     algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
+    policy: Any = load_model(job.model_path, "fp32")
+    reference: Any = load_model(job.model_path, "fp32")
     trainer = RlTrainer(
-        load_model(job.model_path, job.precision),
-        load_model(job.model_path, job.precision),
+        policy.to(device),
+        reference.to(device),
         load_tokenizer(job.model_path),
         algorithm,
         plugin_config(algorithm, job.algorithm.settings),
-        StepSettings(job.loop.sampling.temperature, job.tokens_per_micro_batch),
+        StepSettings(job.loop.sampling.temperature, job.tokens_per_micro_batch, job.precision),
     )
     with SharedDirectory(f"{directory.parent.parent.name}-{job.stage}") as shared:
         run_training(

@@ -21,8 +21,9 @@ def interpolate(raw: dict[str, Any], places: Places, problems: ProblemList) -> d
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    whole = [(path, text) for path, text in found if _parses(path, text, raw, places, problems)]
     config = OmegaConf.create(raw)
-    for path, text in found:
+    for path, text in whole:
         try:
             value = _read(config, path)
             if OmegaConf.is_config(value):
@@ -34,6 +35,29 @@ def interpolate(raw: dict[str, Any], places: Places, problems: ProblemList) -> d
         parent = _read(raw, path[:-1])
         parent[path[-1]] = value
     return raw
+
+
+def _parses(
+    path: tuple[Any, ...],
+    text: str,
+    raw: dict[str, Any],
+    places: Places,
+    problems: ProblemList,
+) -> bool:
+    """Whether an interpolation is complete; one that is not would spoil the whole file."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        OmegaConf.create({"value": text})
+    except OmegaConfBaseException:
+        file, line = places.of(join(*path))
+        message = f"`{text}` is no whole interpolation"
+        help = "${stages.sft.data}, or \\${ for the characters themselves"
+        problems.add(Problem("bad-interpolation", message, join(*path), file, line, help))
+        _leave_out(raw, path)
+        return False
+    return True
 
 
 def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -69,19 +69,21 @@ def find_pipeline(file_or_name: str) -> Path:
     Raises InputError with the nearest name where there is none.
     """
     given = Path(file_or_name).expanduser()
-    is_path = given.suffix in (".yaml", ".yml") or "/" in file_or_name
+    is_path = given.suffix in (".yaml", ".yml") or "/" in file_or_name or not given.name
     for path in [given] if is_path else [given.with_name(f"{given.name}.yaml"), given]:
         if path.is_file():
             return path
     shipped = shipped_folder("posttrain.pipelines") / f"{file_or_name}.yaml"
     if not is_path and shipped.is_file():
         return shipped
-    if given.is_dir() and (given / "pipeline.yaml").is_file():
-        message, help = "is a folder", f"did you mean `{given / 'pipeline.yaml'}`?"
-        raise InputError(Problem("missing-file", message, file=file_or_name, help=help))
+    if given.is_dir():
+        inside = [given / "pipeline.yaml", *sorted(given.glob("*.yaml"))]
+        near = next((path for path in inside if path.is_file()), None)
+        help = f"did you mean `{near}`?" if near else ""
+        raise InputError(Problem("missing-file", "is a folder", file=file_or_name, help=help))
     if is_path:
-        near = neighbour(str(given.absolute()))
-        help = f"did you mean `{show_path(near)}`?" if near else ""
+        suggested = neighbour(str(given.absolute()))
+        help = f"did you mean `{show_path(suggested)}`?" if suggested else ""
         raise InputError(Problem("missing-file", "no such file", file=file_or_name, help=help))
     local = [path.stem for path in sorted(Path.cwd().glob("*.yaml"))]
     help = did_you_mean(file_or_name, [*shipped_pipelines(), *local], "shipped and here:")

@@ -43,7 +43,11 @@ def neighbour(path: str) -> str | None:
     parent = missing.parent
     while not parent.is_dir() and parent != parent.parent:
         missing, parent = parent, parent.parent
-    near = closest(missing.name, sorted(each.name for each in parent.iterdir()))
+    try:
+        beside = sorted(each.name for each in parent.iterdir())
+    except OSError:  # a folder that may not be read has no suggestions to make
+        return None
+    near = closest(missing.name, beside)
     return str(parent / near) if near else None
 
 

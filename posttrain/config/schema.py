@@ -29,11 +29,11 @@ def pipeline_schema() -> dict[str, Any]:
     """The schema as plain JSON values."""
     schema = Pipeline.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "posttrain pipeline"
     definitions = schema["$defs"]
     for definition in definitions.values():
         _one_line(definition)
     _one_line(schema)
+    schema["title"] = "posttrain pipeline"
     for owner, fields in _PLUGIN_FIELDS.items():
         for key, (kind, mode) in fields.items():
             _add_plugin(definitions, owner, key, kind, mode)

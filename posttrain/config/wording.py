@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def show_value(value: Any) -> str:
 
 
 def _show_float(value: float) -> str:
-    if value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e6):
+    if math.isfinite(value) and value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e6):
         mantissa, _, exponent = f"{value:e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return f"{value:g}"

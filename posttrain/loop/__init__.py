@@ -1,1 +1,1 @@
-"""The asynchronous loop: admission, buffer, ledger, coordinator. Plain asyncio; no process, no Ray."""
+"""The asynchronous loop: admission, buffer, ledger, coordinator. Plain asyncio, no Ray."""

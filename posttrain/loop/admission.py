@@ -1,11 +1,12 @@
 """Which prompt may start, and which finished groups make the next batch: two pure rules.
 
-Both count *groups*. `version` counts publications of weights, one per batch; a group's start version is
-what its engine acknowledged when it began. The bound that holds: when the batch that makes version v+1 is
-trained, none of its groups started before version v - max_staleness.
+Both count *groups*. `version` counts publications of weights, one per batch; a group's start
+version is what its engine acknowledged when it began. The bound that holds: when the batch that
+makes version v+1 is trained, none of its groups started before version v - max_staleness.
 
-The admission rule is AReaL's (arXiv 2505.24298, Eq. 3) with the lowest version that a live engine has
-acknowledged in place of the trainer's: a lagging engine must not be given work it would do with old weights.
+The admission rule is AReaL's (arXiv 2505.24298, Eq. 3) with the lowest version that a live engine
+has acknowledged in place of the trainer's: a lagging engine must not be given work it would do with
+old weights.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from dataclasses import dataclass
 class AdmissionRule:
     """How much work may be under way.
 
-    groups_per_step: groups of one batch (B); steps_ahead: batches kept in flight beyond the one being
-    trained (d); max_staleness: oldest start version a trained group may have (eta).
+    groups_per_step: groups of one batch (B); steps_ahead: batches kept in flight beyond the one
+    being trained (d); max_staleness: oldest start version a trained group may have (eta).
     """
 
     groups_per_step: int
@@ -35,8 +36,8 @@ class AdmissionRule:
     def room(self, accepted: int, running: int, acknowledged_version: int) -> int:
         """Groups that may start now.
 
-        accepted: groups ever finished and not dropped, trained ones included; running: groups begun and
-        not finished; acknowledged_version: the lowest that a live engine has acknowledged.
+        accepted: groups ever finished and not dropped, trained ones included; running: groups begun
+        and not finished; acknowledged_version: the lowest that a live engine has acknowledged.
         Example: B=4, d=2, v=0 -> 12; accepted 8, running 3 -> 1; then v=1 -> 5.
         """
         limit = (self.steps_ahead + acknowledged_version + 1) * self.groups_per_step
@@ -60,10 +61,10 @@ def choose_batch(
 ) -> list[FinishedGroup] | None:
     """The groups of the batch that makes version+1, or None: wait, an older group must come along.
 
-    Taking what is due *now* is not enough: with a staleness of two or more, later steps may come to owe
-    more groups than one batch holds, and would wait for ever. So every later step is looked at: of the
-    groups untrained at present, those that must be trained within j further steps, less what those steps
-    can take (j batches), have to be in this batch.
+    Taking what is due *now* is not enough: with a staleness of two or more, later steps may come to
+    owe more groups than one batch holds, and would wait for ever. So every later step is looked at:
+    of the groups untrained at present, those that must be trained within j further steps, less what
+    those steps can take (j batches), have to be in this batch.
     """
     size = rule.groups_per_step
     if len(finished) < size:

@@ -5,10 +5,11 @@
                         |                                              next_batch(step)
                      publish(version) <------------- trainer <---------------+
 
-Producers: one task per group (`_serve`), as many as the admission rule allows. Consumer: the trainer,
-through `next_batch`, which blocks until the staleness rule lets a batch go. A group that finishes or is
-dropped, and weights that every engine has acknowledged, unblock both. Everything runs on one event loop, so
-no state is shared between threads. The parts are handed in as ports: nothing here knows of processes.
+Producers: one task per group (`_serve`), as many as the admission rule allows. Consumer: the
+trainer, through `next_batch`, which blocks until the staleness rule lets a batch go. A group that
+finishes or is dropped, and weights that every engine has acknowledged, unblock both. Everything
+runs on one event loop, so no state is shared between threads. The parts are handed in as ports:
+nothing here knows of processes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from posttrain.errors import DeadlineExceeded, EngineFailed, PosttrainError, RewardBroken, StageFailed
+from posttrain.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    PosttrainError,
+    RewardBroken,
+    StageFailed,
+)
 from posttrain.loop.admission import AdmissionRule, FinishedGroup, choose_batch
 from posttrain.loop.ledger import Ledger, LedgerState
 from posttrain.loop.records import scored_group_from_json, scored_group_to_json
@@ -57,7 +64,7 @@ class LoopSettings:
     generate_deadline_s: float = 600.0  # one group, on one engine
     score_deadline_s: float = 120.0  # one group
     sync_deadline_s: float = 120.0  # all engines
-    broken_share_limit: float = 0.05  # of the answers: a verifier that breaks more often stops the run
+    broken_share_limit: float = 0.05  # of the answers: more, and the run stops
     broken_min_answers: int = 256  # before the share above means anything
 
 
@@ -280,18 +287,19 @@ class Coordinator:
 
     async def _score(self, group: RolloutGroup) -> Sequence[Score]:
         began = time.monotonic()
-        self._num_answers += len(group.rollouts)
         scores = await self._deadline(
             self._rewards.score(group),
             self._settings.score_deadline_s,
             f"the reward worker to score prompt {group.prompt.id}",
         )
         self._score_ms.append(1000 * (time.monotonic() - began))
+        self._num_answers += len(group.rollouts)
         return scores
 
     async def _drop(self, draw: int, error: RewardBroken) -> None:
-        """A broken verifier teaches nothing: the group is dropped, counted, and its place given back."""
+        """A broken verifier teaches nothing: the group is dropped and counted."""
         self._num_broken += self._settings.samples_per_prompt
+        self._num_answers += self._settings.samples_per_prompt
         self._ledger.dropped(draw, error.message)
         self._tracker.event("dropped", draw=draw, reason=error.message, place=error.place)
         share = self._num_broken / max(1, self._num_answers)
@@ -300,10 +308,11 @@ class Coordinator:
             await self._fail(
                 RewardBroken(
                     f"the verifier broke on {100 * share:.0f} % of {self._num_answers} answers "
-                    f"(limit {100 * self._settings.broken_share_limit:.0f} %), last: {error.message}",
+                    f"(limit {100 * self._settings.broken_share_limit:.0f} %), "
+                    f"last: {error.message}",
                     place=error.place,
-                    help="nothing was scored 0 for it; mend the reward or raise reward.timeout_s, "
-                    "then posttrain resume",
+                    help="nothing was scored 0 for it; mend the reward or raise "
+                    "reward.timeout_s, then posttrain resume",
                 )
             )
             return
@@ -371,7 +380,9 @@ class Coordinator:
         self._score_ms.clear()
 
     def _nothing_lost(self) -> bool:
-        """Every draw given out is trained, dropped, waiting in the buffer, running, or to be redone."""
+        """Every draw given out is trained, dropped, waiting in the buffer, running, or to be
+        redone.
+        """
         state = self._ledger.state
         known = state.num_trained + state.num_dropped
         known += len(self._buffer) + len(self._running) + len(self._pending_draws)
@@ -383,7 +394,8 @@ class Coordinator:
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"the coordinator waited {seconds:.0f} s for {what}",
-                help="look at that process' log; `posttrain resume` goes on from the last checkpoint",
+                help="look at that process' log; `posttrain resume` goes on from the last "
+                "checkpoint",
             ) from error
 
 

@@ -1,7 +1,7 @@
 """The ledger: what became of every prompt draw. Each draw is trained once, or dropped and counted.
 
-Append-only JSON lines: {"event": "admitted" | "scored" | "dropped" | "trained", "draw": 17, ...}. The
-file is the record for people and audits; what a restart needs travels inside the checkpoint
+Append-only JSON lines: {"event": "admitted" | "scored" | "dropped" | "trained", "draw": 17, ...}.
+The file is the record for people and audits; what a restart needs travels inside the checkpoint
 (`LedgerState`), so that both agree on one point in time.
 """
 

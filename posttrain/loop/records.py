@@ -1,4 +1,4 @@
-"""Groups as JSON, for the ledger's snapshot inside a checkpoint. No pickle: files outlive versions."""
+"""Groups as JSON, for the snapshot inside a checkpoint. No pickle: files outlive versions."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Everything that touches a language model as a model: loading, rendering, attention, forward passes."""
+"""Whatever touches a language model: loading, rendering, attention, forward passes."""

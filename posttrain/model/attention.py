@@ -1,13 +1,13 @@
 """Attention for packed batches: many sequences in one row of tokens, none of them padded.
 
-One sdpa call over the whole row costs the square of its length; a call per sequence costs a call per
-sequence. Here the sequences are sorted by length and gathered into a few right-padded buckets of
-similar length. A bucket needs no mask: a real query of a right-padded row sees, under causal
+One sdpa call over the whole row costs the square of its length; a call per sequence costs a call
+per sequence. Here the sequences are sorted by length and gathered into a few right-padded buckets
+of similar length. A bucket needs no mask: a real query of a right-padded row sees, under causal
 attention, real keys only. The result equals padded attention to rounding, forward and backward.
 
-Registered with transformers under the name `PACKED`; works with every model that takes its attention
-from there, and through TRL's `padding_free`. Batches that are not packed (several rows, a cache, an
-attention mask) fall through to transformers' own sdpa.
+Registered with transformers under the name `PACKED`; works with every model that takes its
+attention from there, and through TRL's `padding_free`. Batches that are not packed (several rows,
+a cache, an attention mask) fall through to transformers' own sdpa.
 """
 
 from __future__ import annotations
@@ -203,7 +203,11 @@ def packed_attention(
 
 
 def packed_mask(
-    batch_size: int, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **kwargs: Any
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
 ) -> Tensor | None:
     """No mask for packed rows, where `packed_attention` knows the boundaries; sdpa's otherwise."""
     if batch_size == 1 and q_length == kv_length and attention_mask is None:

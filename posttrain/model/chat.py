@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import InputError, Problem
 from posttrain.model.chat_templates import PLAIN, read_template
+from posttrain.model.encode import encode_piece
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 _MARKER = "ANSWER"  # stands for an answer where only what the template puts after it matters
-_ANCHOR = "\n"  # never merges with what follows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,14 @@ class _Piece:
     trained: bool
 
 
-def render(row: Mapping[str, Any], tokenizer: Tokenizer, template: str | None = None) -> RenderedRow:
+def render(
+    row: Mapping[str, Any], tokenizer: Tokenizer, template: str | None = None
+) -> RenderedRow:
     """A `prompt`/`completion` or `messages` row with its loss mask.
 
-    `template` is a shipped name or a .jinja path; by default the tokenizer's own, and plain text for
-    prompt/completion rows of a tokenizer without one. Trained are the assistant's turns up to and
-    with the end-of-turn token. Raises InputError.
+    `template` is a shipped name or a .jinja path; by default the tokenizer's own, and plain text
+    for prompt/completion rows of a tokenizer without one. Trained are the assistant's turns up to
+    and with the end-of-turn token. Raises InputError.
     """
     source = _template_source(row, tokenizer, template)
     pieces = _pieces(_messages(row), tokenizer, source, ask=False)
@@ -69,7 +71,7 @@ def render(row: Mapping[str, Any], tokenizer: Tokenizer, template: str | None = 
     ids: list[int] = []
     mask: list[int] = []
     for piece in pieces:
-        piece_ids = _encode(tokenizer, piece.text, first=not ids)
+        piece_ids = encode_piece(tokenizer, piece.text, first=not ids)
         ids += piece_ids
         mask += _trained_part(piece_ids, stops) if piece.trained else [0] * len(piece_ids)
     while mask and not mask[-1]:  # nothing behind the last trained token matters to the loss
@@ -83,7 +85,7 @@ def render_prompt(
 ) -> RenderedPrompt:
     """The same ids as `render` gives before the answer, for rows with `prompt` or `messages`.
 
-    Of `messages` that end with the assistant's turn, what stands before that turn. Raises InputError.
+    Of `messages` that end with the assistant's turn, what stands before it. Raises InputError.
     """
     source = _template_source(row, tokenizer, template)
     messages = _messages({key: value for key, value in row.items() if key != "completion"})
@@ -92,7 +94,7 @@ def render_prompt(
     pieces = _pieces(messages, tokenizer, source, ask=True)
     ids: list[int] = []
     for piece in pieces:
-        ids += _encode(tokenizer, piece.text, first=not ids)
+        ids += encode_piece(tokenizer, piece.text, first=not ids)
     return RenderedPrompt(tuple(ids), "".join(piece.text for piece in pieces))
 
 
@@ -105,17 +107,18 @@ def show_row(
     before = ""
     for end, trained in enumerate(rendered.trained_mask, start=1):
         # Decoded with what stands before it, as spaces and split characters depend on that.
-        text = tokenizer.decode(rendered.token_ids[:end], clean_up_tokenization_spaces=False)
+        ids = list(rendered.token_ids[:end])
+        text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         shown.append(ShownToken(text[len(before) :], bool(trained)))
         before = text
     return shown
 
 
 def end_of_turn_ids(tokenizer: Tokenizer, template: str | None = None) -> tuple[int, ...]:
-    """Tokens with which an answer ends; generation stops at them. Empty: the template closes nothing.
+    """Tokens with which an answer ends; generation stops at them. Empty: nothing closes a turn.
 
-    The first single-token marker that the template puts behind an answer; the tokenizer's
-    end-of-sequence token where there is no template.
+    It is the first single-token marker that the template puts behind an answer; without a template
+    the tokenizer's end-of-sequence token.
     """
     if template is None and not tokenizer.chat_template:
         template = PLAIN
@@ -134,10 +137,11 @@ def require_stops(
     raise InputError(
         Problem(
             "never-stops",
-            "no trained token of any row is the end-of-turn token, so the model cannot learn to stop",
+            "no trained token of any row is the end-of-turn token, so the model cannot learn to "
+            "stop",
             path=place,
-            help="see the marks with `posttrain show`; the template must close the assistant's turn "
-            "inside the trained part, with a token that the tokenizer knows",
+            help="see the marks with `posttrain show`; the template must close the assistant's "
+            "turn inside the trained part, with a token that the tokenizer knows",
         )
     )
 
@@ -146,7 +150,7 @@ def require_stops(
 
 
 def _messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Any kind of row as messages. A bare prompt is the user's turn, a completion the assistant's."""
+    """Any row as messages: a bare prompt is the user's turn, a completion the assistant's."""
     if row.get("messages"):
         return [dict(message) for message in row["messages"]]
     prompt = row.get("prompt")
@@ -154,8 +158,9 @@ def _messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
         raise InputError(
             Problem(
                 "bad-row",
-                f"the row has neither `messages` nor `prompt`, but {', '.join(sorted(row)) or 'nothing'}",
-                help="data.columns says which column is which: {prompt: question, completion: answer}",
+                "the row has neither `messages` nor `prompt`, but "
+                f"{', '.join(sorted(row)) or 'nothing'}",
+                help="data.columns says which is which: {prompt: question, completion: answer}",
             )
         )
     messages = (
@@ -196,12 +201,7 @@ def _pieces(
     """The conversation cut at the assistant's turns. `ask`: the answer is still to come."""
 
     def text_of(count: int, *, answer_next: bool) -> str:
-        return tokenizer.apply_chat_template(
-            messages[:count],
-            tokenize=False,
-            add_generation_prompt=answer_next,
-            chat_template=source,
-        )
+        return _render_text(tokenizer, source, messages[:count], answer_next)
 
     pieces: list[_Piece] = []
     done = ""
@@ -222,6 +222,16 @@ def _pieces(
     return [piece for piece in pieces if piece.text]
 
 
+def _render_text(
+    tokenizer: Tokenizer, source: str, messages: list[dict[str, str]], answer_next: bool
+) -> str:
+    return str(
+        tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=answer_next, chat_template=source
+        )
+    )
+
+
 def _rewritten(turn: int) -> Problem:
     return Problem(
         "template-rewrites",
@@ -233,36 +243,8 @@ def _rewritten(turn: int) -> Problem:
 # -- pieces to ids ------------------------------------------------------------------------------
 
 
-def _encode(tokenizer: Tokenizer, text: str, *, first: bool) -> list[int]:
-    """Ids of one piece. The first gets the beginning-of-sequence token where the tokenizer has it."""
-    adds_bos, adds_space = _habits(tokenizer)
-    if not first and adds_space:
-        return _encode_joined(tokenizer, text)
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    bos = tokenizer.bos_token_id
-    return [bos, *ids] if first and adds_bos and ids[:1] != [bos] else ids
-
-
-def _encode_joined(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of text in the middle, for tokenizers that put a space before whatever they are given."""
-    anchor = list(tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"])
-    ids = list(tokenizer(_ANCHOR + text, add_special_tokens=False)["input_ids"])
-    if ids[: len(anchor)] == anchor:
-        return ids[len(anchor) :]
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-@lru_cache(maxsize=16)
-def _habits(tokenizer: Tokenizer) -> tuple[bool, bool]:
-    """(puts a beginning-of-sequence token first, puts a space first) when given plain text."""
-    bos = tokenizer.bos_token_id
-    adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
-    tokens = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
-    return adds_bos, bool(tokens) and tokens[0].startswith("▁")
-
-
 def _trained_part(piece_ids: list[int], stops: set[int]) -> list[int]:
-    """1 up to and with the last end-of-turn token; what the template adds behind is not the model's."""
+    """1 up to and with the last end-of-turn token; the template's text behind it is not trained."""
     ends = [index for index, token in enumerate(piece_ids) if token in stops]
     trained = ends[-1] + 1 if ends else len(piece_ids)
     return [1] * trained + [0] * (len(piece_ids) - trained)
@@ -271,9 +253,10 @@ def _trained_part(piece_ids: list[int], stops: set[int]) -> list[int]:
 @lru_cache(maxsize=32)
 def _end_of_turn_ids(tokenizer: Tokenizer, source: str) -> tuple[int, ...]:
     probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARKER}]
-    text = tokenizer.apply_chat_template(probe, tokenize=False, chat_template=source)
+    text = _render_text(tokenizer, source, probe, False)
     closing = text.rpartition(_MARKER)[2]
     markers = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    markers.discard(tokenizer.unk_token_id)  # stands for markers that the tokenizer does not know
     for token in tokenizer(closing, add_special_tokens=False)["input_ids"]:
         if token in markers:
             return (token,)

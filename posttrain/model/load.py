@@ -5,11 +5,7 @@ Only safetensors is read, and no code that ships with a model is run.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +15,26 @@ from torch import Tensor
 from posttrain.errors import InputError, Problem
 from posttrain.model.chat import end_of_turn_ids
 from posttrain.model.chat_templates import read_template
+from posttrain.model.folders import (
+    PICKLED,
+    WEIGHTS,
+    edit_json,
+    read_json,
+    require_model_folder,
+    whole_directory,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_WEIGHTS = ".safetensors"
 
 
 def load_model(
     path: str | Path, precision: str | None = "fp32", attention: str = "packed"
 ) -> PreTrainedModel:
-    """A causal language model from a folder, in train mode's opposite (`eval`), on the CPU.
+    """A causal language model from a folder, on the CPU, in evaluation mode.
 
     `precision` is fp32, bf16 or None for the folder's own. `attention` is `packed` or a name that
     transformers knows. Architectures that packed attention does not cover get sdpa, which is right
@@ -43,7 +45,7 @@ def load_model(
     require_model_folder(path)
     _no_progress_bars()
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,
         dtype="auto" if precision is None else DTYPES[precision],
@@ -53,6 +55,7 @@ def load_model(
         local_files_only=True,
         output_loading_info=True,
     )
+    model, loading = loaded
     if loading["missing_keys"]:  # transformers would fill them with random numbers and go on
         raise InputError(_missing(path, sorted(loading["missing_keys"])))
     return model.eval()
@@ -72,7 +75,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
 
     require_model_folder(path)
     state: dict[str, Tensor] = {}
-    for file in sorted(Path(path).glob(f"*{_WEIGHTS}")):
+    for file in sorted(Path(path).glob(f"*{WEIGHTS}")):
         state |= load_file(file)
     return state
 
@@ -88,10 +91,10 @@ def save_model(
     `precision` casts what is written; None keeps the model's own format.
     """
     _no_progress_bars()
-    with _whole_directory(Path(directory)) as partial:
+    with whole_directory(Path(directory)) as partial:
         if precision is not None and model.dtype != DTYPES[precision]:
             model.save_pretrained(partial, state_dict=_cast(model, DTYPES[precision]))
-            _edit_json(partial / "config.json", {"dtype": str(DTYPES[precision]).split(".")[1]})
+            edit_json(partial / "config.json", {"dtype": str(DTYPES[precision]).split(".")[1]})
         else:
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
@@ -106,38 +109,12 @@ def adopt_model(path: str, target: Path, chat_template: str | None = None) -> No
     source = Path(path) if Path(path).is_dir() else _download(path)
     require_model_folder(source)
     template = read_template(chat_template) if chat_template is not None else None
-    with _whole_directory(target) as partial:
+    with whole_directory(target) as partial:
         for file in sorted(source.iterdir()):
-            if file.is_file() and not any(file.match(pattern) for pattern in _PICKLED):
+            if file.is_file() and not any(file.match(pattern) for pattern in PICKLED):
                 os.symlink(file.resolve(), partial / file.name)
         if template is not None:
             _set_template(partial, template)
-
-
-def require_model_folder(path: str | Path, *, weights: bool = True) -> None:
-    """Raise InputError where a folder holds no model that may be read."""
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            Problem(
-                "no-model",
-                "no model folder: it has no config.json" if folder.is_dir() else "no such folder",
-                file=str(path),
-                help="give a folder in Hugging Face form, or a hub name on a `model` stage",
-            )
-        )
-    if not weights or any(folder.glob(f"*{_WEIGHTS}")):
-        return
-    pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
-    found = f", only {pickled[0]}, and pickled files can run code" if pickled else ""
-    raise InputError(
-        Problem(
-            "no-weights",
-            f"the model folder has no .safetensors file{found}",
-            file=str(path),
-            help="write it anew with `model.save_pretrained(folder)` on a machine where you trust it",
-        )
-    )
 
 
 def context_length(config: Any) -> int:
@@ -215,7 +192,7 @@ def _download(name: str) -> Path:
             Problem(
                 "no-model",
                 f"`{name}` is no folder here, and no hub has it: {reason}",
-                help="check the spelling; without internet give a folder, or fill the hub cache first",
+                help="check the spelling; without internet give a folder",
             )
         ) from error
 
@@ -224,41 +201,11 @@ def _set_template(folder: Path, source: str) -> None:
     """Make `source` the folder's chat template; what it ends turns with stops generation."""
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
-    _edit_json(folder / "tokenizer_config.json", {"chat_template": None})
+    edit_json(folder / "tokenizer_config.json", {"chat_template": None})
     stops = end_of_turn_ids(load_tokenizer(folder))
-    known = _read_json(folder / "generation_config.json").get("eos_token_id")
-    known = known if known is not None else _read_json(folder / "config.json").get("eos_token_id")
+    known = read_json(folder / "generation_config.json").get("eos_token_id")
+    known = known if known is not None else read_json(folder / "config.json").get("eos_token_id")
     known_list = known if isinstance(known, list) else [] if known is None else [known]
     eos = [*stops, *(token for token in known_list if token not in stops)]
     if eos:
-        _edit_json(folder / "generation_config.json", {"eos_token_id": eos})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _edit_json(path: Path, changes: dict[str, Any]) -> None:
-    """Set keys of a JSON file (None removes one); a link is replaced, never written through."""
-    content = _read_json(path) | changes
-    path.unlink(missing_ok=True)
-    kept = {key: value for key, value in content.items() if value is not None or key not in changes}
-    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _whole_directory(target: Path) -> Iterator[Path]:
-    """A new folder that takes the target's place once it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
-        if target.exists():
-            os.replace(target, replaced)
-        os.replace(partial, target)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        edit_json(folder / "generation_config.json", {"eos_token_id": eos})

@@ -24,8 +24,9 @@ def packed_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """fp32 log-probs (nats) of tokens given what stands before them in their own sequence.
 
-    `token_ids_T` holds the sequences one after another, `lengths` their token counts. `wanted_T` is
-    True at the N tokens asked for; by default all but each sequence's first, which nothing precedes.
+    `token_ids_T` holds the sequences one after another, `lengths` their token counts. `wanted_T`
+    is True at the N tokens asked for; by default at all but each sequence's first, which nothing
+    precedes. `autocast` runs the model in that number format.
     Returns ([N] log-probs in the tokens' order, [N] entropies in nats without gradient, or None).
     Logits are computed for the wanted tokens only.
     """

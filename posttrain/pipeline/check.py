@@ -139,6 +139,8 @@ class _Checker:
                     self.plugins.setdefault(name, {})[key] = config
         if isinstance(stage, OnlineRlStage):
             self._check_groups(name, stage)
+        if isinstance(stage, SftStage):
+            self._check_shares(name, stage)
         if isinstance(stage, SftStage | OnlineRlStage):
             needs = ("prompt", "completion") if isinstance(stage, SftStage) else ("prompt",)
             found = self.data.check(stage.data, f"{prefix}.data", needs, f"(stage {name})", name)
@@ -180,3 +182,12 @@ class _Checker:
             message = f"{samples}, but {stage.algorithm.name} compares the samples of one prompt"
             key = f"stages.{name}.batch.samples_per_prompt"
             self.add("impossible-group", message, key, "2 or more (8 is usual)")
+
+    def _check_shares(self, name: str, stage: SftStage) -> None:
+        """Every trainer gets the same number of rows of each step."""
+        rows = stage.batch.rows
+        trainers = stage.resources.trainers or self.loaded.cluster.trainers
+        if rows % trainers:
+            message = f"{rows} rows per step cannot be shared by {trainers} trainers"
+            help = f"rows: {-(-rows // trainers) * trainers}"
+            self.add("batch-not-divisible", message, f"stages.{name}.batch.rows", help)

@@ -63,6 +63,8 @@ def identity(
         config[key] = {**config[key], "settings": dict(settings), "name": plugin_label(name)}
     if isinstance(stage, ModelStage) and stage.path is not None:
         config["content"] = model_fingerprint(stage.path)
+    if isinstance(stage, ModelStage) and Path(stage.chat_template or "").is_file():
+        config["chat_template"] = plugin_label(str(stage.chat_template))
     counted = _without(config, (*UNCOUNTED, *BY_CONTENT, "seed")) | {
         "data_fingerprints": list(data_fingerprints),
         "suite_fingerprint": suite_fingerprint,

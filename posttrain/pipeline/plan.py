@@ -29,6 +29,7 @@ from posttrain.prompts.rows import data_fingerprint
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.measure import suite_fingerprint
 
+
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
     """One stage, resolved: nothing about it is left to be looked up while it runs."""
@@ -50,7 +51,7 @@ class PlannedStage:
 
     @property
     def kind(self) -> str:
-        return self.stage.kind  # type: ignore[attr-defined,no-any-return]
+        return self.stage.kind  # type: ignore[attr-defined]
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration, as config.yaml stores it."""
@@ -85,7 +86,7 @@ def make_plan(loaded: LoadedPipeline, graph: Graph, folder: RunFolder) -> RunPla
 
 
 def stage_seed(pipeline: Pipeline, name: str) -> int:
-    """The stage's own seed, or one made of the pipeline's seed and the stage's name; below 2**31."""
+    """The stage's own seed, or one made of the pipeline's and the stage's name; below 2**31."""
     own = pipeline.stages[name].seed
     if own is not None:
         return own
@@ -137,9 +138,7 @@ def _plan_stage(
     return replace(fresh, why=_why(fresh, folder, planned))
 
 
-def _why(
-    stage: PlannedStage, folder: RunFolder, planned: Mapping[str, PlannedStage]
-) -> str:
+def _why(stage: PlannedStage, folder: RunFolder, planned: Mapping[str, PlannedStage]) -> str:
     if folder.stage(stage.name, stage.identity).is_done:
         return "kept"
     before = folder.newest_done(stage.name)

@@ -69,7 +69,7 @@ def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[Preflight
 
 
 def origin_of(plan: RunPlan, stage: StageBase) -> Origin | None:
-    """The `model` stage that a stage's model descends from; None where it works on no single one."""
+    """The `model` stage that a stage's model descends from; None where there is no single one."""
     while not isinstance(stage, ModelStage):
         if isinstance(stage, SftStage | OnlineRlStage):
             stage = plan[stage.model].stage

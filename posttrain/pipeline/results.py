@@ -59,9 +59,7 @@ def task_values(plan: RunPlan, folder: RunFolder, stage: PlannedStage) -> dict[s
     return values
 
 
-def _kept_since(
-    plan: RunPlan, folder: RunFolder, suite: str, since: str | None
-) -> Interval | None:
+def _kept_since(plan: RunPlan, folder: RunFolder, suite: str, since: str | None) -> Interval | None:
     if since is None:
         return None
     stage = plan[since]

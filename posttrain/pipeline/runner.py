@@ -1,4 +1,6 @@
-"""Runs a plan: stages, the suites' questions after each model, gates; everything into the run folder."""
+"""Runs a plan: stages, the suites' questions after each model, gates; everything into the run
+folder.
+"""
 
 from __future__ import annotations
 
@@ -195,9 +197,7 @@ class Runner:
             return "done"
         raise StageFailed(f"no way to run a stage of kind {type(stage).__name__}")
 
-    def _context(
-        self, planned: PlannedStage, folder: StageFolder, attempt: int
-    ) -> StageContext:
+    def _context(self, planned: PlannedStage, folder: StageFolder, attempt: int) -> StageContext:
         tracker = self.launcher.open_stage(
             name=planned.name,
             kind=planned.kind,

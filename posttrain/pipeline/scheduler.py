@@ -1,7 +1,7 @@
 """Runs jobs that depend on one another, side by side as far as resources allow.
 
-Plain threads: a job here only waits for processes elsewhere. The caller's thread schedules, so that a
-Ctrl-C is handled at once whatever the jobs do.
+Plain threads: a job here only waits for processes elsewhere. The caller's thread schedules, so that
+a Ctrl-C is handled at once whatever the jobs do.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def run_jobs(
 ) -> dict[str, BaseException]:
     """Run every job after those it needs; returns the errors of jobs that raised, by name.
 
-    After the first error, or once `stop_asked()` is true, nothing new is started; what runs is waited
-    for. A job that wants more of a resource than there is gets all of it. ValueError for a cycle or
-    a need that no job has.
+    After the first error, or once `stop_asked()` is true, nothing new is started; what runs is
+    waited for. A job that wants more of a resource than there is gets all of it. ValueError for a
+    cycle or a need that no job has.
     """
     waiting = {job.name: job for job in jobs}
     _check(waiting)

@@ -1,7 +1,7 @@
 """The run folder: one directory per stage and identity, a manifest in each, one writer at a time.
 
-A stage is done when its manifest says so; the manifest is replaced atomically and last, so that a kill
-at any moment leaves either a finished stage or one that will be done again.
+A stage is done when its manifest says so; the manifest is replaced atomically and last, so that a
+kill at any moment leaves either a finished stage or one that will be done again.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class RunFolder:
 
 
 def check_disk(path: Path, needed_bytes: int) -> None:
-    """Raise InputError `disk-too-small` where a run cannot be stored, before anything is started."""
+    """Raise InputError `disk-too-small` where a run cannot be stored."""
     existing = path.resolve()
     while not existing.exists():
         existing = existing.parent

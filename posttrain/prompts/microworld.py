@@ -24,12 +24,12 @@ SKILLS_SHARE = 0.15
 """Of the rows of `arithmetic_worked`, how many practise a skill, lest skills be forgotten."""
 
 DEFAULT_COUNTS = {
-    "microworld/skills": 60_000,
-    "microworld/arithmetic_worked": 24_000,
-    "microworld/arithmetic": 10_000,
+    "microworld/skills": 24_000,
+    "microworld/arithmetic_worked": 16_000,
+    "microworld/arithmetic": 4_000,
     "microworld/preferences": 4_000,
     "microworld/requests": 4_000,
-} | {f"microworld/{skill}": 10_000 for skill in microworld.SKILLS}
+} | {f"microworld/{skill}": 4_000 for skill in microworld.SKILLS}
 """Rows of a train split where no count is asked for; a test split has 1,024."""
 
 _FRUITLESS_DRAWS = 20_000

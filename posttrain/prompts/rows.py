@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -176,12 +177,20 @@ def data_files(spec: DataSpec) -> list[Path]:
             help = "a name on the hub has the form org/name"
         raise InputError(Problem("missing-file", "no such file", file=shown, help=help))
     folder = path / spec.name if spec.name and (path / spec.name).is_dir() else path
-    files = sorted(each for each in folder.rglob("*") if each.name.endswith(DATA_SUFFIXES))
+    files = sorted(_below(folder))
     if not files:
         message = f"holds no {', '.join(DATA_SUFFIXES)} file"
         raise InputError(Problem("missing-file", message, file=shown))
     of_split = [each for each in files if re.match(rf"{re.escape(spec.split)}[-.]", each.name)]
     return of_split or files
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Data files in a folder and two levels under it; what may not be read is passed over."""
+    for here, names, files in os.walk(folder):
+        if len(Path(here).relative_to(folder).parts) == 2:
+            names.clear()
+        yield from (Path(here, name) for name in files if name.endswith(DATA_SUFFIXES))
 
 
 def data_fingerprint(spec: DataSpec) -> str:

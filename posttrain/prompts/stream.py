@@ -10,12 +10,16 @@ from posttrain.types import Prompt
 
 
 class PromptStream:
-    """Endless, shuffled anew each epoch; `at(draw)` is the same in every process and after a restart."""
+    """Endless, shuffled anew each epoch; `at(draw)` is the same in every process and after a
+    restart.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int) -> None:
         if not prompts:
             raise InputError(
-                Problem("empty-data", "no prompt to draw from", help="check `data` with posttrain show")
+                Problem(
+                    "empty-data", "no prompt to draw from", help="check `data` with posttrain show"
+                )
             )
         self._prompts = prompts
         self._seed = seed
@@ -26,7 +30,8 @@ class PromptStream:
         """The prompt of draw number `draw` (0-based)."""
         epoch, position = divmod(draw, len(self._prompts))
         if epoch != self._epoch:
-            # Draws of two epochs alternate only around a boundary, so one remembered order is enough.
+            # Draws of two epochs alternate only around a boundary, so one remembered
+            # order is enough.
             self._order = list(range(len(self._prompts)))
             random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
             self._epoch = epoch

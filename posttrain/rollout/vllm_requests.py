@@ -19,8 +19,8 @@ def prompt_input(prompt: Prompt) -> Any:
 def sampling_parameters(sampling: Sampling, sample: int) -> Any:
     """vllm.SamplingParams of one answer; sample i of a seeded request gets `seed` + i.
 
-    Asks for the log-prob of each sampled token alone, and for one output, at the end. At temperature
-    0 the log-probs are those at temperature 1.
+    Asks for the log-prob of each sampled token alone, and for one output, at the end. At
+    temperature 0 the log-probs are those at temperature 1.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind

@@ -44,7 +44,9 @@ def context_length(model_path: str) -> int:
 
 
 def engine_spec(cluster: Cluster, model_path: str, needed_tokens: int) -> EngineSpec:
-    """An engine long enough for `needed_tokens` (prompt and answer), no longer than the model allows."""
+    """An engine long enough for `needed_tokens` (prompt and answer), no longer than the model
+    allows.
+    """
     rounded = -(-needed_tokens // LENGTH_STEP) * LENGTH_STEP
     return EngineSpec(
         model_path=model_path,

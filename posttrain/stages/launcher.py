@@ -47,7 +47,7 @@ class Launcher(Protocol):
     def engines(
         self, spec: EngineSpec, count: int
     ) -> AbstractContextManager[Sequence[LeasedEngine]]:
-        """Lease engines with the weights of `spec.model_path`; they return to the pool at the end."""
+        """Lease engines with the weights of `spec.model_path`; they go back at the end."""
         ...
 
     def prewarm(self, spec: EngineSpec, count: int) -> None:

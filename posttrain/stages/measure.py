@@ -17,7 +17,7 @@ from posttrain.ports import EngineSpec
 from posttrain.reward.worker import RewardPool
 from posttrain.stages import statistics
 from posttrain.stages.context import context_length, engine_spec
-from posttrain.stages.launcher import LeasedEngine, Launcher
+from posttrain.stages.launcher import Launcher, LeasedEngine
 from posttrain.stages.questions import Window, render_prompts, render_windows
 from posttrain.types import Interval, Prompt, Sampling
 
@@ -86,24 +86,21 @@ def suite_fingerprint(suite: Suite, data_fingerprints: Mapping[str, str]) -> str
 
 @dataclass(slots=True)
 class Evaluator:
-    """Measures models; questions are rendered once per tokenizer. Safe to use from several threads."""
+    """Measures models; renders questions once per tokenizer. Safe to use from several threads."""
 
     launcher: Launcher
     cluster: Cluster
     _questions: dict[str, dict[str, list[Prompt] | list[Window]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def measure(
-        self, model_path: str, name: str, suite: Suite, fingerprint: str
-    ) -> Measurement:
+    def measure(self, model_path: str, name: str, suite: Suite, fingerprint: str) -> Measurement:
         """Ask every task of a suite. Raises InputError for questions that do not fit the model."""
         began = time.monotonic()
         questions = self._prepare(model_path, suite, fingerprint)
         spec = self.engine_for(model_path, suite)
         with self.launcher.engines(spec, 1) as engines:
             results = {
-                task: self._ask(engines[0], suite, task, asked)
-                for task, asked in questions.items()
+                task: self._ask(engines[0], suite, task, asked) for task, asked in questions.items()
             }
         return Measurement(
             suite=name,
@@ -154,7 +151,7 @@ class Evaluator:
 def render_suite(
     model_path: str, suite_data: Mapping[str, Any], context: int
 ) -> dict[str, list[Prompt] | list[Window]]:
-    """Every task's questions for one tokenizer. A function of its own: it runs in another process."""
+    """Every task's questions for one tokenizer. Runs in a process of its own."""
     suite = Suite.model_validate(dict(suite_data))
     questions: dict[str, list[Prompt] | list[Window]] = {}
     for task in suite_tasks(suite):

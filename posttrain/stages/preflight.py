@@ -1,7 +1,7 @@
 """What needs a tokenizer or a reward to be checked, for all stages before the first one starts.
 
-Runs in one process of its own. A model that does not exist yet has its tokenizer already: the one of the
-`model` stage that it descends from.
+Runs in one process of its own. A model that does not exist yet has its tokenizer already: the one
+of the `model` stage that it descends from.
 """
 
 from __future__ import annotations

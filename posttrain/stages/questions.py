@@ -24,8 +24,8 @@ def render_prompts(
 ) -> list[Prompt]:
     """Prompts of a data set, tokenised with a model's own tokenizer and template.
 
-    Prompts of more than `max_prompt_tokens` are refused, or left out where `data.too_long` is `drop`.
-    Raises InputError.
+    Prompts of more than `max_prompt_tokens` are refused, or left out where `data.too_long` is
+    `drop`. Raises InputError.
     """
     from posttrain.model.chat import render_prompt
     from posttrain.model.load import load_tokenizer
@@ -48,7 +48,9 @@ def render_prompts(
         raise InputError(_too_long(spec, too_long, max_prompt_tokens))
     if not prompts:
         raise InputError(
-            Problem("empty-data", "no prompt is left to ask", path=spec.path, help="shorter prompts")
+            Problem(
+                "empty-data", "no prompt is left to ask", path=spec.path, help="shorter prompts"
+            )
         )
     return prompts
 
@@ -93,5 +95,6 @@ def _too_long(spec: DataSpec, rows: list[tuple[int, int]], limit: int) -> Proble
         f"{tokens} tokens, {limit} are left beside the answer",
         file=spec.path,
         line=number,
-        help=f"{len(rows)} rows are too long; `data.too_long: drop` leaves them out and counts them",
+        help=f"{len(rows)} rows are too long; `data.too_long: drop` leaves them out and counts "
+        "them",
     )

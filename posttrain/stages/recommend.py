@@ -26,9 +26,7 @@ def tax(suite: Suite, since: Measurement | None, now: Measurement) -> Interval |
     return statistics.difference(since.keep, now.keep)
 
 
-def recommend(
-    rule: Recommend, suite: Suite, measured: Mapping[str, Measurement]
-) -> Recommendation:
+def recommend(rule: Recommend, suite: Suite, measured: Mapping[str, Measurement]) -> Recommendation:
     """Choose on the even-numbered prompts of each task; what is reported comes from the odd ones.
 
     Choosing and reporting on the same answers would flatter whichever model was lucky on them.
@@ -56,7 +54,9 @@ def recommend(
 
 
 def _tax(
-    suite: Suite, all_results: Mapping[str, Mapping[str, TaskResult]], results: Mapping[str, TaskResult]
+    suite: Suite,
+    all_results: Mapping[str, Mapping[str, TaskResult]],
+    results: Mapping[str, TaskResult],
 ) -> float | None:
     since = all_results.get(suite.tax_since or "")
     before = points(suite.keep, since) if since else None

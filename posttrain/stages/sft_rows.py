@@ -44,8 +44,8 @@ def render_rows(
                 f"{tokens} tokens, {limit} fit",
                 file=spec.path,
                 line=number,
-                help=f"{len(too_long)} rows are too long; `data.too_long: drop` leaves them out and "
-                "counts them",
+                help=f"{len(too_long)} rows are too long; `data.too_long: drop` leaves them out "
+                "and counts them",
             )
         )
     if not rows:

@@ -33,7 +33,7 @@ class Change:
     @property
     def text(self) -> str:
         """`+45`, `-3`, `+1 (noise)`: points."""
-        return f"{self.value * 100:+.0f}" + (" (noise)" if self.is_noise else "")
+        return f"{round(self.value * 100):+d}" + (" (noise)" if self.is_noise else "")
 
 
 @dataclass(frozen=True, slots=True)

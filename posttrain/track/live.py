@@ -227,9 +227,10 @@ class LiveScreen:
 
     def stop(self) -> None:
         """Print what ended since the last look and give the screen back."""
+        if self._stop.is_set() or not self._thread.is_alive():
+            return  # never started, or stopped before
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5.0)
+        self._thread.join(timeout=5.0)
         self._show()
         if self._live is not None:
             self._live.stop()

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
+from posttrain.track.events import event_words
 from posttrain.track.formatting import (
     bar,
     duration,
@@ -38,10 +39,17 @@ class Line:
 
 def region_lines(stage: StageView, width: int) -> list[Line]:
     """Curves, numbers, note and last samples of one running stage."""
-    waiting = stage.waiting_for() or (None if stage.rows else _last_said(stage))
+    has_curves = bool(stage.rows) and stage.kind in ("sft", "online_rl")
+    waiting = stage.waiting_for() or (None if has_curves else _last_said(stage))
     lines = []
     if waiting:
-        lines.append(_line("waiting for", printable(waiting, width - LABEL - 2), 90))
+        lines.append(
+            _line(
+                "waiting for" if stage.waiting_for() else "now",
+                printable(waiting, width - LABEL - 2),
+                90,
+            )
+        )
     elif not stage.rows and stage.kind in ("sft", "online_rl"):
         lines.append(_line("waiting for", "the first step", 90))
     if stage.kind == "online_rl":
@@ -262,12 +270,9 @@ def _algorithm(stage: StageView) -> str:
 
 
 def _last_said(stage: StageView) -> str | None:
-    """The newest event in words, for stages that have no numbers yet."""
-    shown: Sequence[Mapping[str, Any]] = [e for e in stage.events if e.get("name") != "note"]
-    if not shown:
-        return None
-    event = shown[-1]
-    return str(event.get("text") or str(event.get("name", "")).replace("_", " "))
+    """The newest event in words, for stages that have no curves (yet)."""
+    shown = [event for event in stage.events if event.get("name") != "note"]
+    return event_words(shown[-1]) if shown else None
 
 
 def _line(label: str, text: str, weight: int) -> Line:

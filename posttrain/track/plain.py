@@ -10,7 +10,7 @@ from posttrain.track.views import RunView, StageView
 
 STEP_LINES = 10  # step lines per stage, beside the heartbeat
 
-QUIET = {"sync", "note_over"}  # events of every step, or of no interest in a log
+QUIET = {"sync", "note_over", "saved"}  # events of every step, or of no interest in a log
 
 SHOWN = {  # metric -> name in a line, in this order
     "train/loss": "loss",

@@ -10,8 +10,8 @@ from typing import Any
 def merge_rows(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
     """One row per step, in order of steps.
 
-    Lines of one attempt and step are merged, later values winning. A later attempt replaces what
-    earlier ones wrote from its first step on: those steps were not part of the surviving history.
+    Lines of one step are merged, later values and later attempts winning. A later attempt takes the
+    history over from its first step: steps beyond that which it has not repeated did not survive.
     Lines without `axis/step` are left out.
     """
     by_attempt: dict[int, dict[float, dict[str, float]]] = {}
@@ -26,7 +26,8 @@ def merge_rows(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
     for attempt in sorted(by_attempt):
         steps = by_attempt[attempt]
         first = min(steps)
-        merged = {step: row for step, row in merged.items() if step < first} | steps
+        kept = {step: row for step, row in merged.items() if step < first or step in steps}
+        merged = kept | {step: kept.get(step, {}) | row for step, row in steps.items()}
     return [merged[step] for step in sorted(merged)]
 
 

@@ -75,9 +75,14 @@ class RunReader:
         )
 
     def _stage(self, entry: Mapping[str, Any], now: float, alive: bool) -> StageView:
+        begun = [
+            number(event.get("time"))
+            for event in self._event_rows
+            if event.get("name") == "stage-started" and event.get("stage") == entry["name"]
+        ]
         directory = self.directory / str(entry["name"]) / str(entry.get("identity") or "-")
         files = self._stages.setdefault(directory, _StageFiles(directory))
-        return files.view(entry, now, alive)
+        return files.view(entry, now, alive, begun[-1] if begun else None)
 
 
 class _StageFiles:
@@ -93,7 +98,9 @@ class _StageFiles:
         self._rows: list[dict[str, float]] = []
         self._config: dict[str, Any] = {}
 
-    def view(self, entry: Mapping[str, Any], now: float, alive: bool) -> StageView:
+    def view(
+        self, entry: Mapping[str, Any], now: float, alive: bool, begun: float | None
+    ) -> StageView:
         for name, follower in self._followers.items():
             new = follower.read_new()
             self._lines[name] += new
@@ -117,7 +124,8 @@ class _StageFiles:
         started = number(manifest.get("started"))
         seconds = number(manifest.get("seconds"))
         if state == "running" and started is not None:
-            seconds = now - started
+            before = seconds or 0.0  # of earlier attempts
+            seconds = before + now - (begun if begun is not None else started + before)
         return StageView(
             name=str(entry["name"]),
             kind=str(entry.get("kind", "")),
@@ -145,7 +153,9 @@ class _StageFiles:
         )
 
     def _progress(self, manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
-        recorded = int(self._rows[-1]["axis/step"]) if self._rows else None
+        """Steps done and steps to do. RL counts steps from 0: its step n makes version n + 1."""
+        last = self._rows[-1] if self._rows else {}
+        recorded = int(last.get("axis/version", last["axis/step"])) if last else None
         told = manifest.get("step")
         known = [step for step in (recorded, told) if isinstance(step, int)]
         steps = manifest.get("steps") or self._config.get("steps")
@@ -203,7 +213,10 @@ def _eta(
     rows: Sequence[Mapping[str, float]], step: int | None, steps: int | None, now: float
 ) -> float | None:
     """Seconds left at the pace of the last steps; a step that takes long counts as it goes."""
-    recent = [row for row in rows[-ETA_STEPS - 1 :] if "time" in row]
+    attempt = rows[-1].get("attempt") if rows else None
+    recent = [
+        row for row in rows[-ETA_STEPS - 1 :] if "time" in row and row.get("attempt") == attempt
+    ]
     if not steps or step is None or len(recent) < 2:
         return None
     done = recent[-1]["axis/step"] - recent[0]["axis/step"]

@@ -63,9 +63,11 @@ class StageTracker:
         self._events = JsonlWriter(self.directory / "events.jsonl", _log.warning)
         self._metrics = JsonlWriter(self.directory / "metrics.jsonl", self._file_trouble)
         self._samples = JsonlWriter(self.directory / "samples.jsonl", self._file_trouble)
-        self._started = _stage_start(self.directory)
+        self._began = time.time() - _earlier_seconds(self.directory, attempt)
         self._pending: dict[str, float] = {}
         self._explainer: Explainer | None = None
+        if wandb is not None:
+            wandb.say_to(self._wandb_says)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.directory, self.stage, self.attempt, None, self._facts)
@@ -74,7 +76,7 @@ class StageTracker:
     def log(self, metrics: Mapping[str, float], **axes: float) -> None:
         """Metrics by full name (`train/loss`) at axes such as step, version, tokens."""
         now = time.time()
-        row: dict[str, float] = {"axis/time_s": round(now - self._started, 3)}
+        row: dict[str, float] = {"axis/time_s": round(now - self._began, 3)}
         row |= {
             f"axis/{name}": number
             for name, value in axes.items()
@@ -146,6 +148,9 @@ class StageTracker:
                     explainer.observe(row)
         return explainer
 
+    def _wandb_says(self, text: str) -> None:
+        self.event("wandb", text=text)
+
     def _file_trouble(self, text: str) -> None:
         self.event("disk", text=text)
         _log.warning("%s", text)
@@ -163,13 +168,17 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _stage_start(directory: Path) -> float:
-    """When the stage first started, so that `axis/time_s` goes on after a restart."""
+def _earlier_seconds(directory: Path, attempt: int) -> float:
+    """How long earlier attempts took, so that `axis/time_s` goes on where they ended."""
+    if not attempt:
+        return 0.0
     try:
-        started = json.loads((directory / "manifest.json").read_text("utf-8")).get("started")
+        told = json.loads((directory / "manifest.json").read_text("utf-8")).get("seconds")
     except (OSError, ValueError, AttributeError):
-        started = None
-    return float(started) if isinstance(started, int | float) else time.time()
+        told = None
+    times = [row.get("axis/time_s") for row in read_jsonl(directory / "metrics.jsonl")[-20:]]
+    known = [value for value in (told, *times) if isinstance(value, int | float)]
+    return float(max(known, default=0.0))
 
 
 def _facts(directory: Path) -> StageFacts:

@@ -59,9 +59,8 @@ def _training_facts(stage: StageView) -> list[str]:
         facts = [f"reward {_ends(rewards, 3)}"] if rewards else []
         return facts + ([f"KL {significant(kl[-1])} nats"] if kl else [])
     if stage.kind == "evaluate" and stage.verdict is not None:
-        counted = f"{len(stage.verdict.models)} models"
-        taken = stage.verdict.recommended
-        return [f"{counted}, take {taken}" if taken else counted]
+        count, taken = len(stage.verdict.models), stage.verdict.recommended
+        return [f"take {taken} (of {count})" if taken else f"{count} models"]
     losses = stage.values("train/loss")
     if losses:
         return [f"loss {fixed(losses[0])} → {fixed(losses[-1])}"]
@@ -89,7 +88,7 @@ def _ability_facts(stage: StageView, view: RunView) -> list[str]:
         if task not in now.tasks:
             continue
         before = parent.tasks.get(task) if parent else None
-        start = f"{before.value.value * 100:.0f} → " if before else ""
+        start = f"{percent(before.value.value).removesuffix(' %')} → " if before else ""
         facts.append(f"{task_label(task)} {start}{percent(now.tasks[task].value.value)}")
     keep = mean_share(now, suite.keep)
     if keep is not None:
@@ -183,7 +182,7 @@ def _cells(row: ModelRow, gains: list[str], with_keep: bool, with_tax: bool) -> 
 
 
 def _change(change: Change) -> str:
-    return f"{change.value * 100:+3.0f}" + (" (noise)" if change.is_noise else "")
+    return f"{round(change.value * 100):+3d}" + (" (noise)" if change.is_noise else "")
 
 
 def tax_text(tax: Interval | None) -> str:

@@ -10,29 +10,26 @@ The run folder is complete without any of this.
 from __future__ import annotations
 
 import json
-import netrc
 import os
 import queue
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
-from posttrain.config.pipeline import WandbSettings
+from posttrain.track.wandb_plan import Mode, WandbPlan, has_key, resolve_mode, without_secrets
 from posttrain.types import Artifact
 
-Mode = Literal["online", "offline", "disabled"]
+__all__ = ["WandbPlan", "WandbRun", "has_key", "resolve_mode", "without_secrets"]
 
-DEFAULT_SERVERS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")
 QUEUE_ROWS = 4096
 FINISH_DEADLINE_S = 20.0
 INIT_TIMEOUT_S = 30.0
 ALERT_EVERY_S = 1800  # at most one alert per code in this time
 TABLE_ROWS = 16
+CHECKSUM_BYTES = 2_000_000_000  # larger results are referred to by path and size alone
 AXES = ("axis/step", "axis/version", "axis/tokens", "axis/time_s")
 TABLE_COLUMNS = (
     "step",
@@ -53,67 +50,6 @@ _SECRET_KEY = re.compile(
 _URL_WITH_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-def resolve_mode(settings: WandbSettings) -> Mode:
-    """`auto` is online where a key is found (WANDB_API_KEY or netrc) and offline elsewhere."""
-    if settings.mode != "auto":
-        return settings.mode
-    return "online" if has_key() else "offline"
-
-
-def has_key() -> bool:
-    """Whether this machine can log in. The key itself is not read by us any further."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    own = os.environ.get("WANDB_BASE_URL")
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        hosts = netrc.netrc(path).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(urlsplit(server).netloc in hosts for server in ((own,) if own else DEFAULT_SERVERS))
-
-
-def without_secrets(value: Any) -> Any:
-    """A configuration as W&B may see it: values of keys that name a secret are hidden."""
-    if isinstance(value, Mapping):
-        return {
-            str(key): "(hidden)"
-            if isinstance(item, str) and _SECRET_KEY.search(str(key))
-            else without_secrets(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    if isinstance(value, str):
-        return _URL_WITH_PASSWORD.sub("(hidden)@", value)
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class WandbPlan:
-    """Which W&B run a stage logs to, and what it says of itself.
-
-    Example: WandbPlan(Path("runs/quickstart"), "quickstart", "20261120-0912", "rlvr", "online_rl",
-    "4f1c9a2e", WandbSettings(), {"steps": 60})
-    """
-
-    run_directory: Path
-    run_name: str  # the pipeline's: `quickstart`; W&B's group
-    run_id: str  # of the run folder: the same for every stage and every resume
-    stage: str
-    kind: str
-    identity: str
-    settings: WandbSettings
-    config: Mapping[str, Any] = field(default_factory=dict)  # the stage's resolved configuration
-    tags: tuple[str, ...] = ()
-    inputs: Mapping[str, str] = field(default_factory=dict)  # stage -> identity
-
-    @property
-    def id(self) -> str:
-        """The W&B run id: a resume of the same stage goes on in the same W&B run."""
-        return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{self.run_id}-{self.stage}-{self.identity}")
-
-
 class WandbRun:
     """One W&B run. Every method returns at once; only `finish` waits, and not for long.
 
@@ -125,7 +61,8 @@ class WandbRun:
         self.plan = plan
         self.mode: Mode = resolve_mode(plan.settings)
         self.dropped = 0
-        self._say = say or (lambda text: None)
+        self._said: list[str] = []  # before anyone listened
+        self._listener = say
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(QUEUE_ROWS)
         self._closing = threading.Event()
         self._exit_code = 0
@@ -138,6 +75,12 @@ class WandbRun:
             self._thread.start()
 
     # --- what callers use ---
+
+    def say_to(self, listener: Callable[[str], None]) -> None:
+        """Who hears from now on what a person should know; what was said before comes first."""
+        self._listener = listener
+        while self._said:
+            listener(self._said.pop(0))
 
     def log(self, row: Mapping[str, float]) -> None:
         """Metrics with their axes (`axis/step`); never W&B's own step, which cannot go back."""
@@ -156,11 +99,14 @@ class WandbRun:
         self._put("page", (name, Path(path)))
 
     def uses(self, artifact: Artifact) -> None:
-        """Draws the lineage edge from another stage's result to this run."""
+        """Draws the lineage edge from a result to this run; the plan's inputs are drawn already."""
         self._put("uses", artifact)
 
     def makes(self, artifact: Artifact, aliases: Sequence[str] = ()) -> None:
-        """Logs this stage's result by reference (path and digest); nothing is uploaded."""
+        """Logs a result by reference (path and digest); nothing is uploaded.
+
+        The stage's own result is logged when it finishes; this is for anything beside it.
+        """
         self._put("makes", (artifact, tuple(aliases)))
 
     def alert(self, code: str, text: str) -> None:
@@ -181,6 +127,12 @@ class WandbRun:
             self._say(f"W&B did not finish in {deadline_s:.0f} s; its files in wandb/ are kept")
         if self.dropped:
             self._say(f"{self.dropped} rows did not reach W&B; metrics.jsonl has them all")
+
+    def _say(self, text: str) -> None:
+        if self._listener is None:
+            self._said.append(text)
+        else:
+            self._listener(text)
 
     # --- the thread ---
 
@@ -249,6 +201,10 @@ class _Session:
         for axis in AXES:
             self._run.define_metric(axis, hidden=True)
         self._run.define_metric("*", step_metric="axis/step")
+        for stage, identity in plan.inputs.items():
+            result = plan.result_of(stage, identity)
+            if result is not None:
+                self._uses(result)
 
     def _open(self, mode: Mode) -> Any:
         plan = self._plan
@@ -319,7 +275,10 @@ class _Session:
             type=artifact.type,
             metadata={"stage": artifact.stage, "identity": artifact.identity},
         )
-        reference.add_reference(Path(artifact.path).resolve().as_uri())
+        path = Path(artifact.path).resolve()
+        files = path.rglob("*") if path.is_dir() else [path]
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        reference.add_reference(path.as_uri(), checksum=size <= CHECKSUM_BYTES)
         return reference
 
     def _uses(self, artifact: Artifact) -> None:
@@ -338,6 +297,9 @@ class _Session:
     def finish(self, exit_code: int) -> None:
         for name, total in self._sums.items():
             self._run.summary[name] = total
+        result = self._plan.result_of(self._plan.stage, self._plan.identity)
+        if exit_code == 0 and result is not None:
+            self._makes((result, ()))
         self._run.finish(exit_code=exit_code)
 
 

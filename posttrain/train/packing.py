@@ -1,8 +1,7 @@
 """Dynamic micro-batches: sequences of unequal length under one token budget.
 
-Algorithm 1 of AReaL (Fu et al. 2025, arXiv 2505.24298): longest first, into the open micro-batch with
-the fewest sequences that still has room; a new one only where none has. Equal counts, not equal
-sums, keep the number of micro-batches small.
+Algorithm 1 of AReaL (Fu et al. 2025, arXiv 2505.24298): longest first, into the open micro-batch
+with the fewest sequences that still has room; a new one only where none has.
 """
 
 from __future__ import annotations

@@ -89,10 +89,13 @@ def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
 
 
 def _passed(batch: TrainBatch) -> Tensor:
-    """[G, K] bool: what the reward calls right; a reward without an opinion: a value of 1 or more."""
+    """[G, K] bool: what the reward calls right; without an opinion, a value of 1 or more."""
     return torch.tensor(
         [
-            [score.value >= 1.0 if score.passed is None else score.passed for score in scored.scores]
+            [
+                score.value >= 1.0 if score.passed is None else score.passed
+                for score in scored.scores
+            ]
             for scored in batch.groups
         ]
     )

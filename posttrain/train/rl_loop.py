@@ -1,10 +1,11 @@
 """The trainer of one online stage: batch, step, publish, check, save. Algorithm-blind, Ray-free.
 
-    next_batch(step) -> train_step -> publish(version step+1) -> now and then: compare log-probs, save
+    next_batch(step) -> train_step -> publish(version step+1) -> now and then: compare log-probs,
+    save
 
-The trainer blocks in `next_batch` (until the coordinator has a batch) and in `publish` (until every engine
-has the new weights). It ends when all steps are done, or when the coordinator answers None: then it saves
-what it has and leaves the stage to be resumed.
+The trainer blocks in `next_batch` (until the coordinator has a batch) and in `publish` (until every
+engine has the new weights). It ends when all steps are done, or when the coordinator answers None:
+then it saves what it has and leaves the stage to be resumed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class RlParts:
 def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopped"]:
     """Train until all steps are done or a stop is asked for. Raises WeightsDiffer, StageFailed."""
     step = _restore(parts)
-    parts.port.publish(parts.write_weights(parts.trainer.weights(), step))
+    parts.port.publish(parts.write_weights(parts.trainer.published_weights(), step))
     saved = step
     while step < settings.num_steps:
         batch = parts.port.next_batch(step)
@@ -62,7 +63,7 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
             break
         metrics = _train(settings, parts, batch)
         step += 1
-        parts.port.publish(parts.write_weights(parts.trainer.weights(), step))
+        parts.port.publish(parts.write_weights(parts.trainer.published_weights(), step))
         if step % settings.logprob_check_every == 0 or step == 1:
             metrics |= _compare_logprobs(settings, parts)
         parts.tracker.log(metrics, step=step - 1, version=step, tokens=parts.trainer.tokens_seen)
@@ -98,7 +99,8 @@ def _compare_logprobs(settings: RlSettings, parts: RlParts) -> dict[str, float]:
     limit = LOGPROB_GAP_LIMIT_NATS[settings.precision]
     if max(gaps) > limit:
         raise WeightsDiffer(
-            f"engine and trainer differ by {max(gaps):.2g} nats on the same tokens (limit {limit:g})",
+            f"engine and trainer differ by {max(gaps):.2g} nats on the same tokens "
+            f"(limit {limit:g})",
             help="the checksums agree, so it is not the transfer; probably temperature or log-prob "
             "mode. posttrain resume goes on from the last checkpoint",
         )

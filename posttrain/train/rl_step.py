@@ -1,8 +1,8 @@
 """One optimiser step of an online algorithm, whatever the algorithm is.
 
-The algorithm's file says what it needs, turns scores into advantages and advantages into a loss. Here
-stands what all share: packing by token budget, log-probs at the sampling temperature, denominators of the
-whole batch, clipping, the step, and the numbers that people watch.
+The algorithm's file says what it needs, turns scores into advantages and advantages into a loss.
+Here stands what all share: packing by token budget, log-probs at the sampling temperature,
+denominators of the whole batch, clipping, the step, and the numbers that people watch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from posttrain.config.optimiser import OptimiserConfig
 from posttrain.errors import StageFailed
-from posttrain.model.load import save_model
+from posttrain.model.load import DTYPES, save_model
 from posttrain.model.packed import packed_forward
 from posttrain.ports import AdvantageInputs, Advantages, LossInputs, Needs
 from posttrain.train.packing import allocate
@@ -36,6 +36,7 @@ class StepSettings:
 
     temperature: float
     tokens_per_micro_batch: int
+    precision: str = "fp32"  # "bf16": fp32 weights, bf16 arithmetic, bf16 weights for the engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class RlTrainer:
     # -- one step -------------------------------------------------------------------------------
 
     def step(self, flat: FlatBatch, step: int, num_steps: int) -> dict[str, float]:
-        """Train on one batch; metrics by full name. Raises StageFailed for a non-finite gradient."""
+        """Train on one batch; metrics by name. Raises StageFailed for a non-finite gradient."""
         reference = self._reference_logprobs(flat)
         advantages = self._algorithm.advantages(
             AdvantageInputs(
@@ -101,7 +102,8 @@ class RlTrainer:
             raise StageFailed(
                 f"step {step}: loss {metrics['train/loss']:g}, gradient norm {norm:g}; the weights "
                 "were not changed",
-                help="lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint",
+                help="lower algorithm.lr, then posttrain resume: it goes on from the last "
+                "checkpoint",
             )
         self._optimiser.step()
         num_tokens = sum(len(r.prompt_ids) + len(r.token_ids) for r in flat.rollouts)
@@ -155,16 +157,21 @@ class RlTrainer:
     def _forward(
         self, rollouts: tuple[Rollout, ...], entropy: bool = False, model: Any = None
     ) -> tuple[Tensor, Tensor | None]:
+        device = next(self.model.parameters()).device
         sequences = [(*r.prompt_ids, *r.token_ids) for r in rollouts]
         wanted = [w for r in rollouts for w in (*[0] * len(r.prompt_ids), *[1] * len(r.token_ids))]
-        return packed_forward(
+        bf16 = self._settings.precision == "bf16"
+        logprobs_T, entropy_T = packed_forward(
             model or self.model,
-            torch.tensor([token for sequence in sequences for token in sequence]),
+            torch.tensor([t for sequence in sequences for t in sequence], device=device),
             [len(sequence) for sequence in sequences],
             self._settings.temperature,
-            wanted_T=torch.tensor(wanted, dtype=torch.bool),
+            wanted_T=torch.tensor(wanted, dtype=torch.bool, device=device),
             entropy=entropy,
+            autocast=torch.bfloat16 if bf16 else None,
         )
+        # Everything that is not the model's lives on the CPU: it is small, and read there.
+        return logprobs_T.cpu(), None if entropy_T is None else entropy_T.cpu()
 
     @torch.no_grad()
     def _reference_logprobs(self, flat: FlatBatch) -> _Reference:
@@ -191,8 +198,13 @@ class RlTrainer:
     # -- saving -----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter by its name, tied ones once."""
+        """Every parameter by its name, tied ones once: what a checkpoint keeps."""
         return {name: value.detach() for name, value in self.model.named_parameters()}
+
+    def published_weights(self) -> dict[str, Tensor]:
+        """The same in the engines' number format: AdamW's small steps vanish in bf16 weights."""
+        dtype = DTYPES[self._settings.precision]
+        return {name: value.to(dtype) for name, value in self.weights().items()}
 
     def optimiser_state(self) -> dict[str, Any]:
         """Optimiser, random generator, token count."""
@@ -213,7 +225,7 @@ class RlTrainer:
 
     def export(self, directory: Path) -> None:
         """Write an ordinary Hugging Face folder."""
-        save_model(self.model, self._tokenizer, directory)
+        save_model(self.model, self._tokenizer, directory, self._settings.precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +238,7 @@ class _Piece:
 
 
 def needs_of(algorithm: ModuleType, config: Any) -> Needs:
-    """What the algorithm needs under these settings: `needs(config)` where it has one, else NEEDS."""
+    """What the algorithm needs under these settings: its `needs(config)`, else its NEEDS."""
     own = getattr(algorithm, "needs", None)
     return own(config) if own is not None else algorithm.NEEDS
 

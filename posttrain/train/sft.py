@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from posttrain.train.sft_checkpoints import FolderCheckpoints
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel
     from trl import SFTConfig
 
     from posttrain.train.sft_trainer import PackedSftTrainer
@@ -61,22 +63,19 @@ def run_sft(
     training, heldout = hold_out(rows, settings.holdout_rows, settings.seed)
     _require_budget(rows, settings.tokens_per_micro_batch)
     checkpoints = FolderCheckpoints(settings.directory / "checkpoints")
-    trainer = _make_trainer(settings, training, heldout, tracker, stop_asked, checkpoints)
+    model = load_model(settings.model_path, "fp32")  # fp32 weights: bf16 would swallow small steps
+    configs = copy.deepcopy((model.config, model.generation_config))
+    trainer = _make_trainer(model, settings, training, heldout, tracker, stop_asked, checkpoints)
     latest = checkpoints.latest()
     if latest is not None:
         tracker.event("restored", step=int(latest.name.rpartition("-")[2]))
-    # TRL would leave its padding token in the model's configuration
-    configs = (trainer.model.config, trainer.model.generation_config)
-    own_padding = _own_padding(settings.model_path)
     trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
     if trainer.state.global_step < trainer.state.max_steps:
         return "stopped"
     if trainer.is_world_process_zero():
-        for config, padding in zip(configs, own_padding, strict=True):
-            config.pad_token_id = padding
-        trainer.model.config.use_cache = True
+        model.config, model.generation_config = configs  # without what TRL changed for training
         tokenizer = load_tokenizer(settings.model_path)
-        save_model(trainer.model, tokenizer, settings.directory / "model", settings.precision)
+        save_model(model, tokenizer, settings.directory / "model", settings.precision)
         checkpoints.clear()
     trainer.accelerator.wait_for_everyone()
     return "done"
@@ -101,7 +100,9 @@ def mean_loss(
     with torch.no_grad():
         for members in allocate([len(row.token_ids) for row in rows], budget_tokens):
             piece = [rows[i] for i in members]
-            tokens_T = torch.tensor([t for row in piece for t in row.token_ids], device=model.device)
+            tokens_T = torch.tensor(
+                [t for row in piece for t in row.token_ids], device=model.device
+            )
             wanted_T = torch.tensor([m for row in piece for m in row.trained_mask]).bool()
             logprobs_N, _ = packed_forward(
                 model,
@@ -117,6 +118,7 @@ def mean_loss(
 
 
 def _make_trainer(
+    model: PreTrainedModel,
     settings: SftSettings,
     training: Sequence[RenderedRow],
     heldout: Sequence[RenderedRow],
@@ -128,8 +130,6 @@ def _make_trainer(
 
     from posttrain.train.sft_trainer import PackedSftTrainer, StageCallback
 
-    model = load_model(settings.model_path, "fp32")  # fp32 weights: bf16 would swallow small steps
-    model.config.use_cache = False
     autocast = torch.bfloat16 if settings.precision == "bf16" else None
 
     def heldout_loss() -> float:
@@ -216,13 +216,3 @@ def _steps_of_epochs(settings: SftSettings, num_rows: int) -> int:
 def _require_budget(rows: Sequence[RenderedRow], budget_tokens: int) -> None:
     """A row that no micro-batch can hold is found before the first step."""
     allocate([max((len(row.token_ids) for row in rows), default=0)], budget_tokens)
-
-
-def _own_padding(model_path: str) -> tuple[int | None, int | None]:
-    """(of config.json, of generation_config.json)"""
-    from transformers import AutoConfig, GenerationConfig
-
-    config = AutoConfig.from_pretrained(model_path)
-    if (Path(model_path) / "generation_config.json").exists():
-        return config.pad_token_id, GenerationConfig.from_pretrained(model_path).pad_token_id
-    return config.pad_token_id, config.pad_token_id

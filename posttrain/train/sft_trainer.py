@@ -24,6 +24,8 @@ from posttrain.ports import Tracker
 from posttrain.train.packing import allocate
 from posttrain.train.sft_checkpoints import FolderCheckpoints
 
+NOT_FINITE_HELP = "lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint"
+
 
 class PackedSftTrainer(SFTTrainer):
     """See the module. `model`, `args`, `train_dataset`, ... are TRL's."""
@@ -57,15 +59,15 @@ class PackedSftTrainer(SFTTrainer):
                 loss += super().training_step(model, piece, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise StageFailed(
-                f"step {self.state.global_step + 1}: the loss is {loss.item():g}; the weights were not "
-                "changed",
-                help="lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint",
+                f"step {self.state.global_step + 1}: the loss is {loss.item():g}; the weights were "
+                "not changed",
+                help=NOT_FINITE_HELP,
             )
         self._trained_tokens = int(num_items_in_batch) if num_items_in_batch is not None else 0
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One line per step under our names. TRL's history is not kept: it grows with every step."""
+        """One line per step under our names. TRL's own history grows for ever: not kept."""
         super().log(logs, start_time)
         self.state.log_history.clear()
         if "loss" not in logs or not self.is_world_process_zero():
@@ -150,8 +152,9 @@ class StageCallback(TrainerCallback):
         norm = torch.nn.utils.get_total_norm(gradients).item()
         if not math.isfinite(norm):
             raise StageFailed(
-                f"step {state.global_step + 1}: the gradient is not finite; the weights were not changed",
-                help="lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint",
+                f"step {state.global_step + 1}: the gradient is not finite; the weights were not "
+                "changed",
+                help=NOT_FINITE_HELP,
             )
 
     def on_step_end(

@@ -106,6 +106,14 @@ def prompt(length: int, number: int = 0) -> Prompt:
     return Prompt(f"prompt {number}", "test", tuple(tokens), "", {})
 
 
+async def some_steps(engine) -> None:
+    """Wait until the engine has made a dozen steps or so, however fast it is."""
+    while (await engine.stats())["running"] == 0:
+        await asyncio.sleep(0.005)
+    for _ in range(12):  # one step lies between two calls
+        await engine._thread.call(lambda _: None)
+
+
 def true_logprobs(model, rollout: Rollout, temperature: float = 1.0) -> list[float]:
     """log softmax(logits / temperature) of the answer's tokens, by transformers."""
     ids = torch.tensor([rollout.prompt_ids + rollout.token_ids])
@@ -209,9 +217,7 @@ def test_answers_under_way_go_on_with_the_new_weights(bench):
             asyncio.create_task(bench.engine.generate(str(i), asked[i], 1, sampling))
             for i in range(64)
         ]
-        while (await bench.engine.stats())["running"] < 64:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.15)
+        await some_steps(bench.engine)
         published = bench.publish(model=(bench.version + 1) % 2)
         await bench.engine.update_weights(published)
         return published.version, [(await answer)[1][0] for answer in answers]
@@ -274,8 +280,7 @@ def test_a_prompt_without_room_is_refused_and_the_engine_lives(bench):
 def test_cancelled_answers_leave_the_engine(bench):
     async def give_up():
         answer = asyncio.create_task(bench.engine.generate("g", prompt(10), 32, Sampling(100)))
-        while (await bench.engine.stats())["running"] < 32:
-            await asyncio.sleep(0.005)
+        await some_steps(bench.engine)
         answer.cancel()
         with pytest.raises(asyncio.CancelledError):
             await answer

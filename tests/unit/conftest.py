@@ -31,7 +31,9 @@ stages:
 
 @pytest.fixture
 def write_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """`write_pipeline(old, new, ...)` writes mine.yaml with each `old` replaced, in the current folder."""
+    """`write_pipeline(old, new, ...)` writes mine.yaml with each `old` replaced, in the current
+    folder.
+    """
     monkeypatch.chdir(tmp_path)
 
     def write_file(*changes: str) -> str:

@@ -93,6 +93,7 @@ def _sections(view: RunView) -> dict[str, Any]:
         "cost": cost_table(view),
         "pareto": pareto,
         "curves": curves,
+        "curve_names": {curve.stage.name for curve in curves},
         "ages": ages,
         "pairs": before_and_after(view),
         "samples": stage_samples(view),

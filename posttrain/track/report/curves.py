@@ -41,7 +41,8 @@ def stage_curves(stage: StageView, view: RunView) -> StageCurves | None:
     ]
     marks = [(marked.note.step, marked.letter) for marked in notes if marked.note.step is not None]
     make = _rl_figures if stage.kind == "online_rl" else _supervised_figures
-    return StageCurves(stage, make(stage, marks), notes, _all_metrics(stage))
+    figures = make(stage, marks)
+    return StageCurves(stage, figures, notes, _all_metrics(stage)) if figures else None
 
 
 def _series(stage: StageView, metric: str, label: str, **style: object) -> list[Series]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from posttrain.track.formatting import percent, significant
 
 MAX_POINTS = 500
-MAX_TABLE_ROWS = 24
+MAX_TABLE_ROWS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,15 @@ def _trace(line: Series) -> dict[str, Any]:
 
 
 def _curve_table(series: Sequence[Series]) -> DataTable:
-    """A column per line, about two dozen steps."""
-    steps = sorted({step for line in series for step in line.xs["step"]})
-    keep = [steps[index] for index in thin_indices(len(steps), MAX_TABLE_ROWS)]
+    """A column per line; a dozen steps of each, so that rarely measured lines are not left out."""
+    steps = {step for line in series for step in line.xs["step"]}
+    keep = sorted(
+        {
+            line.xs["step"][index]
+            for line in series
+            for index in thin_indices(len(line.xs["step"]), MAX_TABLE_ROWS)
+        }
+    )
     by_step = [dict(zip(line.xs["step"], line.ys, strict=True)) for line in series]
     rows = [
         [f"{step:.0f}", *(significant(v[step], 4) if step in v else "" for v in by_step)]

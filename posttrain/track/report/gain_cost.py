@@ -98,7 +98,8 @@ def _change(change: Change | None) -> tuple[str, str]:
         return "", ""
     if change.is_noise:
         return "noise", "noise"
-    points = f"{abs(change.value) * 100:.0f}"
+    size = abs(change.value) * 100
+    points = f"{size:.0f}" if size >= 0.95 else f"{size:.1f}"
     return (f"▲ {points}", "better") if change.value > 0 else (f"▼ {points}", "worse")
 
 

@@ -10,7 +10,7 @@ from posttrain.track.summary import MARKS, stage_facts
 from posttrain.track.views import RunView, StageView
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 152, 78, 30, 18, 6
-LINE_LENGTH = 22  # characters that fit into a box
+LINE_LENGTH = 20  # characters that fit into a box
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,9 @@ def _gates(view: RunView) -> str:
     undecided = [event for event in found if event.get("verdict") == "undecided"]
     if failed:
         return f" {len(failed)} of {len(found)} gates failed."
-    return f" {len(undecided)} gates undecided." if undecided else " All gates passed."
+    if undecided:
+        return f" {len(undecided)} of {len(found)} gates undecided."
+    return " All gates passed."
 
 
 def _progress(view: RunView) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from posttrain.track.events import event_words
 from posttrain.track.formatting import percent, significant
 from posttrain.track.views import RunView, StageView
 
-QUIET = {"note", "note_over", "sync", "waiting", "gate", "checkpoint", "start", "done"}
+QUIET = {"note", "note_over", "sync", "waiting", "gate", "saved", "asking", "measured"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def health(view: RunView) -> Health:
     """Of all stages that ran processes."""
     rows = [_row(stage) for stage in view.stages if stage.rows]
     events = [
-        (_clock(event), stage.name, _words(event))
+        (_clock(event), stage.name, event_words(event))
         for stage in view.stages
         for event in stage.events
         if event.get("name") not in QUIET
@@ -105,10 +106,3 @@ def _total(stage: StageView, name: str) -> float:
 def _clock(event: Mapping[str, Any]) -> str:
     moment = event.get("time")
     return time.strftime("%H:%M:%S", time.localtime(moment)) if moment else ""
-
-
-def _words(event: Mapping[str, Any]) -> str:
-    details = {k: v for k, v in event.items() if k not in ("time", "stage", "name", "text")}
-    shown = ", ".join(f"{key} {value}" for key, value in details.items())
-    name = str(event.get("name", "")).replace("_", " ")
-    return ": ".join(part for part in (name, str(event.get("text") or ""), shown) if part)

@@ -51,17 +51,22 @@ def before_and_after(view: RunView) -> Pairs | None:
     suite = view.suite
     if suite is None:
         return None
-    with_answers = [
-        stage.name
+    answers = {
+        name: found.answers for name, found in measured_models(view).items() if found.answers
+    }
+    own = {
+        stage.name: stage.measurements[suite.name].answers
         for stage in view.stages
-        if (m := stage.measurements.get(suite.name)) is not None and m.answers
-    ]
-    first = suite.tax_since if suite.tax_since in with_answers else (with_answers or [""])[0]
+        if suite.name in stage.measurements and stage.measurements[suite.name].answers
+    }
+    if len(own) >= len(answers):
+        answers = own  # asked right after each stage, of more models than the evaluation
+    names = list(answers) or [""]
     chosen = recommended_model(view)
-    last = chosen if chosen in with_answers else (with_answers or [""])[-1]
+    first = suite.tax_since if suite.tax_since in answers else names[0]
+    last = chosen if chosen in answers else names[-1]
     if not first or not last or first == last:
         return None
-    answers = {name: _answers(view, name, suite.name) for name in (first, last)}
     groups: dict[str, list[Pair]] = {"improved": [], "unchanged": [], "worse": []}
     for task in (*suite.gain, *suite.keep):
         for old, new in zip(
@@ -78,12 +83,6 @@ def before_and_after(view: RunView) -> Pairs | None:
         for index in thin_indices(len(groups[verdict]), most)
     ]
     return Pairs(first, last, counts, sum(counts.values()), rows) if rows else None
-
-
-def _answers(view: RunView, name: str, suite: str) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    stage = view.stage(name)
-    own = stage.measurements.get(suite) if stage else None
-    return own.answers if own else measured_models(view)[name].answers
 
 
 def _pair(task: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Pair:

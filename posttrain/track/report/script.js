@@ -51,7 +51,7 @@
 
   const wall = (x, name) => ({
     shape: { type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: color("--worse"), width: 2, dash: "dash" } },
-    label: { x, yref: "paper", y: 1, text: name, showarrow: false, xanchor: "left", yanchor: "top", xshift: 4, font: { color: color("--worse") } },
+    label: { x, yref: "paper", y: 0, text: name, showarrow: false, xanchor: "left", yanchor: "bottom", xshift: 4, font: { color: color("--worse") } },
   });
 
   function layoutOf(figure) {
@@ -69,6 +69,7 @@
       if (x === null || x === undefined) continue;
       const made = wall(x, name);
       shapes.push(made.shape);
+      if (x === bound) Object.assign(made.label, { y: 1, yanchor: "top" });
       annotations.push(made.label);
     }
     const titles = { step: "step", hours: "hours", tokens: "tokens" };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from posttrain.config.document import parse_document, parse_value
 from posttrain.errors import InputError
 

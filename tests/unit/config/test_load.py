@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from posttrain.config.load import load_pipeline
 from posttrain.config.pipeline import OnlineRlStage, SftStage
 from posttrain.errors import InputError
@@ -148,7 +149,9 @@ def test_the_pipeline_of_a_faulty_file_cannot_be_read_by_mistake(write_pipeline:
 
 
 def test_interpolation_copies_whole_blocks(write_pipeline: Write) -> None:
-    loaded = load_pipeline(write_pipeline("data: microworld/arithmetic_worked", 'data: "${stages.base.data}"'))
+    loaded = load_pipeline(
+        write_pipeline("data: microworld/arithmetic_worked", 'data: "${stages.base.data}"')
+    )
     stage = loaded.pipeline.stages["sft"]
     assert isinstance(stage, SftStage)
     assert stage.data.path == "microworld/skills"
@@ -156,7 +159,9 @@ def test_interpolation_copies_whole_blocks(write_pipeline: Write) -> None:
 
 def test_presets_are_put_under_the_files_own_keys(write_pipeline: Write) -> None:
     Path("mild.yaml").write_text("algorithm: {lr: 1e-6, schedule: cosine}\nbatch: {rows: 7}\n")
-    file = write_pipeline("{kind: sft, model: base,", "{kind: sft, uses: ./mild.yaml, batch: {rows: 9}, model: base,")
+    file = write_pipeline(
+        "{kind: sft, model: base,", "{kind: sft, uses: ./mild.yaml, batch: {rows: 9}, model: base,"
+    )
     loaded = load_pipeline(file)
     assert loaded.problems == ()
     stage = loaded.pipeline.stages["sft"]
@@ -170,7 +175,9 @@ def test_presets_are_put_under_the_files_own_keys(write_pipeline: Write) -> None
 
 def test_settings_of_another_plugin_in_a_preset_are_dropped(write_pipeline: Write) -> None:
     Path("ppo.yaml").write_text("algorithm: {name: ppo, clip_value: 0.2}\n")
-    loaded = load_pipeline(write_pipeline("    model: sft\n", "    model: sft\n    uses: ./ppo.yaml\n"))
+    loaded = load_pipeline(
+        write_pipeline("    model: sft\n", "    model: sft\n    uses: ./ppo.yaml\n")
+    )
     assert loaded.raw["stages"]["rlvr"]["algorithm"] == {"name": "grpo", "lr": 0.0003}
 
 
@@ -186,7 +193,9 @@ def test_several_presets_are_read_left_to_right(write_pipeline: Write) -> None:
 def test_paths_are_relative_to_the_file_and_become_absolute(
     write_pipeline: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_pipeline("data: microworld/skills", "data: rows/a.jsonl", "reward: arithmetic", "reward: ./r.py")
+    write_pipeline(
+        "data: microworld/skills", "data: rows/a.jsonl", "reward: arithmetic", "reward: ./r.py"
+    )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     raw = load_pipeline("../mine.yaml", ["stages.sft.data.path=b.jsonl"]).raw
@@ -206,10 +215,13 @@ def test_hub_names_stay_as_they_are(write_pipeline: Write) -> None:
     [
         ("quickstrat", "error[unknown-pipeline]: no pipeline `quickstrat`\n"
                        "  help: did you mean `quickstart`?"),
-        ("min.yaml", "error[missing-file] min.yaml: no such file\n  help: did you mean `mine.yaml`?"),
+        ("min.yaml", "error[missing-file] min.yaml: no such file\n"
+                     "  help: did you mean `mine.yaml`?"),
     ],
 )  # fmt: skip
-def test_an_unknown_file_suggests_the_nearest(write_pipeline: Write, name: str, expected: str) -> None:
+def test_an_unknown_file_suggests_the_nearest(
+    write_pipeline: Write, name: str, expected: str
+) -> None:
     write_pipeline()
     with pytest.raises(InputError) as caught:
         load_pipeline(name)
@@ -246,7 +258,8 @@ def test_a_file_without_stages_says_so(write_pipeline: Write, text: str) -> None
         "name: x\nstages: {a: {kind: online_rl, algorithm: 3, reward: [x], data: {columns: 3}}}\n",
         "name: x\nstages: {a: {kind: sft, uses: {x: 1}, model: [a]}}\n",
         "name: x\nstages: {a: {kind: model, from_scratch: micro, uses: [1, null]}}\n",
-        "name: ${name}\nstages: {a: {kind: model, path: '${stages.b.path}'}, b: {kind: model, path: '${stages.a.path}'}}\n",
+        "name: x\nstages: {a: {kind: model, path: '${stages.b.path}'},\n"
+        "  b: {kind: model, path: '${stages.a.path}'}}\n",
     ],
 )  # fmt: skip
 def test_nonsense_is_reported_and_never_a_traceback(write_pipeline: Write, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from posttrain.config.load import load_pipeline
 from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, SftStage
 
@@ -111,7 +112,8 @@ def test_another_algorithm_takes_no_settings_with_it(write_pipeline: Write) -> N
         (
             "stages.final.models=[base,",
             "error[override-syntax] command line: `stages.final.models=[base,`: a value is missing "
-            "inside brackets, or they are not closed\n  help: quote it for the shell: 'stages.final.models=[base, sft]'",
+            "inside brackets, or they are not closed\n"
+            "  help: quote it for the shell: 'stages.final.models=[base, sft]'",
         ),
         (
             "stages.rlvr.steps=soon",
@@ -122,6 +124,8 @@ def test_another_algorithm_takes_no_settings_with_it(write_pipeline: Write) -> N
 def test_an_override_that_sets_nothing_is_refused(
     write_pipeline: Write, override: str, expected: str
 ) -> None:
-    rendered = [problem.render() for problem in load_pipeline(write_pipeline(), [override]).problems]
+    rendered = [
+        problem.render() for problem in load_pipeline(write_pipeline(), [override]).problems
+    ]
     assert len(rendered) == 1
     assert rendered[0] == expected or rendered[0].startswith(expected + "\n  help: did you mean")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from posttrain.config.document import Places
 from posttrain.config.plugins import (
     algorithm_mode,
@@ -139,7 +140,8 @@ def test_importing_algorithms_needs_no_torch() -> None:
         "import sys; from posttrain.config.plugins import *\n"
         "for kind in ('algorithm', 'reward', 'averaging'):\n"
         "    for name in shipped(kind): load_plugin(kind, name)\n"
-        "print([m for m in ('torch', 'ray', 'vllm', 'transformers', 'datasets') if m in sys.modules])"
+        "heavy = ('torch', 'ray', 'vllm', 'transformers', 'datasets')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ

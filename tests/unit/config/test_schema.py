@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+
 from posttrain.config.document import read_document
 from posttrain.config.schema import pipeline_schema
 

@@ -36,8 +36,9 @@ def test_an_old_group_that_still_runs_is_waited_for():
 
 
 def test_later_steps_are_looked_at():
-    # Bound 2, one group a step. a, b, c start at 0; a is trained; d (start 1) finishes first. Training d
-    # now would leave b and c both due in the next step: the rule waits for one of them.
+    # Bound 2, one group a step. a, b, c start at 0; a is trained; d (start 1) finishes first.
+    # Training d now would leave b and c both due in the next step: the rule waits for one of
+    # them.
     rule = AdmissionRule(1, 2, 2)
     d = FinishedGroup("d", start_version=1, order=0)
     assert choose_batch(rule, 1, [d], running_starts=[0, 0]) is None
@@ -52,11 +53,11 @@ def test_oldest_start_first_then_first_finished():
 
 
 class Histories(RuleBasedStateMachine):
-    """Groups finish in any order, engines acknowledge late, groups fail: the bound holds, nothing dies."""
+    """Groups finish in any order, engines acknowledge late, groups fail: the bound holds, nothing
+    dies.
+    """
 
-    @initialize(
-        size=st.integers(1, 4), bound=st.integers(0, 4), slack=st.integers(0, 4)
-    )
+    @initialize(size=st.integers(1, 4), bound=st.integers(0, 4), slack=st.integers(0, 4))
     def begin(self, size, bound, slack):
         self.rule = AdmissionRule(size, max(0, bound - slack), bound)
         self.version = self.acknowledged = self.accepted = self.next_id = self.order = 0

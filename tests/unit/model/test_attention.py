@@ -21,7 +21,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
-HEAVY_TAIL = [1, 300, 7, 7, 120, 2, 33, 1, 80, 5]
+HEAVY_TAIL = [1, 150, 7, 7, 60, 2, 33, 1, 40, 5]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def gradients(model, logits, weights):
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("lengths", [[5], [6, 6, 6], HEAVY_TAIL, list(range(1, 41))])
+@pytest.mark.parametrize("lengths", [[5], [6, 6, 6], HEAVY_TAIL, list(range(1, 21))])
 @pytest.mark.parametrize("make", [llama, lambda: mistral(4), lambda: mistral(1000)])
 def test_packed_equals_each_sequence_alone(make, lengths):
     model = make()
@@ -71,7 +71,9 @@ def test_packed_equals_each_sequence_alone(make, lengths):
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
     for name, expected in alone_gradients.items():
         scale = expected.abs().max().clamp(min=1.0)
-        torch.testing.assert_close(packed_gradients[name] / scale, expected / scale, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            packed_gradients[name] / scale, expected / scale, atol=1e-5, rtol=0
+        )
 
 
 def test_positions_alone_mark_the_boundaries():

@@ -106,7 +106,9 @@ def test_missing_folder_and_missing_weights(micro, tmp_path):
     state = load_file(half / "model.safetensors")
     del state["model.norm.weight"]
     save_file(state, half / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="lacks model.norm.weight, which its config.json asks for"):
+    with pytest.raises(
+        InputError, match=r"lacks model\.norm\.weight, which its config.json asks for"
+    ):
         load_model(half)
 
 

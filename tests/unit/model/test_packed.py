@@ -29,7 +29,9 @@ def test_literal_numbers():
     nats = -(0.4 * math.log(0.4) + 3 * 0.2 * math.log(0.2))
     torch.testing.assert_close(entropy, torch.full((3,), nats))
     cold, _ = packed_forward(Uniform(), ids, [3, 2], temperature=0.5)
-    torch.testing.assert_close(cold, torch.tensor([math.log(4 / 7), math.log(1 / 7), math.log(4 / 7)]))
+    torch.testing.assert_close(
+        cold, torch.tensor([math.log(4 / 7), math.log(1 / 7), math.log(4 / 7)])
+    )
 
 
 def test_only_wanted_tokens_and_never_a_first_one():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from posttrain.config.load import load_pipeline, shipped_pipelines
 from posttrain.config.presets import shipped_presets
 from posttrain.errors import InputError
@@ -97,6 +98,12 @@ def test_all_kinds_of_mistakes_are_shown_together(write_pipeline: Write) -> None
             "grpo compares the samples of one prompt\n  help: 2 or more (8 is usual)",
         ),
         (
+            "data: microworld/skills, steps: 10",
+            "data: microworld/skills, steps: 10, batch: {rows: 8}, resources: {trainers: 3}",
+            "error[batch-not-divisible] mine.yaml:6 stages.base.batch.rows: 8 rows per step cannot "
+            "be shared by 3 trainers\n  help: rows: 9",
+        ),
+        (
             "reward: arithmetic",
             "reward: arithmetics",
             "error[unknown-plugin] mine.yaml:12 stages.rlvr.reward: no reward `arithmetics`\n"
@@ -175,7 +182,7 @@ JSONL = '{"prompt": "a", "completion": "b"}\n'
         (
             "rows.jsonl",
             JSONL * 2 + '{"prompt": "a", "completion": "b\n' + JSONL + "[1]\n",
-            "error[bad-row] rows.jsonl:3 (stage sft): not JSON, string not closed at column 30; "
+            "error[bad-row] rows.jsonl:3 (stage sft): not JSON, string not closed at column 31; "
             "1 more: 5\n"
             "  help: mend the rows, or `data.bad_rows: skip` leaves them out and counts them",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from posttrain.pipeline.gates import (
     GateSyntaxError,
     Operand,

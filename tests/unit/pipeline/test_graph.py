@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from posttrain.config.load import load_pipeline
 from posttrain.pipeline.graph import Graph, build_graph, sort
 

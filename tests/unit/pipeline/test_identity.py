@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage, OnlineRlStage
 from posttrain.pipeline.identity import (
     BY_CONTENT,
@@ -162,14 +163,26 @@ def test_a_model_counts_by_its_content(tmp_path: Path) -> None:
     assert model("Qwen/Qwen2.5-0.5B") != model("Qwen/Qwen2.5-1.5B")
 
 
-def test_one_byte_in_the_middle_of_large_weights_may_differ_unseen_but_a_training_does_not(
-    tmp_path: Path,
-) -> None:
+def test_large_weights_are_sampled_and_a_training_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(10 << 20))
     before = model_fingerprint(str(tmp_path))
     file.write_bytes(bytes([1]) * (10 << 20))
     assert model_fingerprint(str(tmp_path)) != before
+
+
+def test_a_template_file_counts_by_its_content(tmp_path: Path) -> None:
+    template = tmp_path / "mine.jinja"
+
+    def model(text: str) -> str:
+        template.write_text(text)
+        stage = ModelStage(kind="model", path="a/b", chat_template=str(template))
+        return identity(
+            stage=stage, plugins={}, inputs={}, data_fingerprints=[], precision="fp32", seed=7
+        )
+
+    assert model("{{ messages }}") == model("{{ messages }}")
+    assert model("{{ messages }}") != model("{{ messages }}!")
 
 
 def test_a_plugin_file_counts_by_name_and_content_not_by_place(tmp_path: Path) -> None:

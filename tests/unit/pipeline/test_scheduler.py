@@ -53,7 +53,11 @@ def test_after_an_error_nothing_new_starts_and_what_runs_is_waited_for():
         time.sleep(0.1)
         ran.append("slow")
 
-    jobs = [Job("bad", fail), Job("slow", slow), Job("after", lambda: ran.append("x"), frozenset({"slow"}))]
+    jobs = [
+        Job("bad", fail),
+        Job("slow", slow),
+        Job("after", lambda: ran.append("x"), frozenset({"slow"})),
+    ]
     errors = run_jobs(jobs, {})
     assert list(errors) == ["bad"]
     assert ran == ["slow"]

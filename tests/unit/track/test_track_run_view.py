@@ -25,7 +25,7 @@ def test_a_restart_replaces_the_steps_it_repeats():
     ]
     rows = merge_rows(lines)
     assert [row["axis/step"] for row in rows] == [1, 2]  # step 3 did not survive
-    assert rows[1] == {"attempt": 1, "axis/step": 2, "train/loss": 2.5}
+    assert rows[1] == {"attempt": 1, "axis/step": 2, "train/loss": 2.5, "reward/mean": 0.5}
     assert merge_rows(lines[:4])[1] == {
         "attempt": 0,
         "axis/step": 2,
@@ -128,6 +128,16 @@ def test_a_run_whose_process_is_gone_is_stopped(tmp_path):
     view = read_run(run)
     assert (view.state, view.stage("rlvr").state) == ("stopped", "stopped")
     assert view.seconds == pytest.approx(2 + 51 + 44 + 10 + 1.7 * 24)
+
+
+def test_a_resumed_stage_counts_its_own_time(tmp_path):
+    run = write_run(tmp_path / "quickstart", running_step=24)
+    manifest = run / "rlvr" / IDENTITIES["rlvr"] / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 40.0}))
+    again = {"time": START + 9000, "stage": "rlvr", "name": "stage-started", "attempt": 1}
+    (run / "events.jsonl").write_text(json.dumps(again) + "\n")
+
+    assert read_run(run, now=START + 9010).stage("rlvr").seconds == 50.0
 
 
 def test_an_empty_or_broken_folder_is_a_run_without_stages(tmp_path):

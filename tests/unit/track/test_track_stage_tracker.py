@@ -15,6 +15,9 @@ class Recorder:
     def __init__(self):
         self.rows, self.tables, self.alerts = [], [], []
 
+    def say_to(self, listener):
+        self.say = listener
+
     def log(self, row):
         self.rows.append(row)
 
@@ -45,14 +48,25 @@ def test_the_same_numbers_go_to_the_file_and_to_wandb(tmp_path):
     assert "time" not in wandb.rows[0]
 
 
-def test_time_goes_on_from_the_stage_s_start(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"started": 1000.0}))
-    tracker = StageTracker(tmp_path, "sft")
-    tracker.log({"train/loss": 1.0}, step=1)
-    tracker.close()
+def test_time_goes_on_after_a_restart(tmp_path):
+    first = StageTracker(tmp_path, "sft")
+    first.log({"train/loss": 1.0}, step=1)
+    first.close()
+    assert read_jsonl(tmp_path / "metrics.jsonl")[0]["axis/time_s"] < 1.0
+    (tmp_path / "manifest.json").write_text(json.dumps({"seconds": 50.0}))
+    second = StageTracker(tmp_path, "sft", attempt=1)
+    second.log({"train/loss": 1.0}, step=2)
+    second.close()
+    assert 50.0 <= read_jsonl(tmp_path / "metrics.jsonl")[1]["axis/time_s"] < 51.0
 
-    line = read_jsonl(tmp_path / "metrics.jsonl")[0]
-    assert abs(line["time"] - 1000.0 - line["axis/time_s"]) < 0.01
+
+def test_what_wandb_says_becomes_an_event(tmp_path):
+    wandb = Recorder()
+    tracker = StageTracker(tmp_path, "sft", wandb=wandb)
+    wandb.say("W&B is offline: no network")
+    tracker.close()
+    (event,) = read_jsonl(tmp_path / "events.jsonl")
+    assert (event["name"], event["text"]) == ("wandb", "W&B is offline: no network")
 
 
 def test_events_and_samples(tmp_path):

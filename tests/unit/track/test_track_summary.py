@@ -20,7 +20,7 @@ def test_one_line_per_finished_stage(tmp_path):
         " ✓ sft       0:44   loss 1.92 → 0.61   arithmetic 3 → 48 %   skills 93 %",
         " ✓ rlvr      1:54   reward 0.52 → 0.76   KL 2.6 nats   arithmetic 48 → 77 %   skills 87 %",
         " ✓ average   0:34   arithmetic 77 → 74 %   skills 95 %",
-        " ✓ final     0:28   4 models, take average",
+        " ✓ final     0:28   take average (of 4)",
     ]
 
 

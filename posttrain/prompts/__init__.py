@@ -1,0 +1,1 @@
+"""Where rows come from: the micro world, files, hubs; and the order in which prompts are drawn."""
