@@ -28,7 +28,7 @@ TASKS = tuple(f"microworld/{name}" for name in (*SKILLS, "arithmetic"))
 TEST_ONE_IN = 9
 """One prompt in so many is held out, in every task."""
 
-_NUMBER = re.compile(r"(?<!\d)-?\d+")
+_NUMBER = re.compile(r"(?<!\d)-?\d+", re.ASCII)
 
 
 def skill_prompt(skill: str, letters: str) -> str:

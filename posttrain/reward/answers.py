@@ -9,7 +9,9 @@ import re
 from decimal import Decimal, InvalidOperation
 
 # A minus is a sign only where no digit or bracket stands before it: `5-3` ends in 3, `is -3` in -3.
-_NUMBER = re.compile(r"(?<![\d)])-?(?:\d+(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d)])-?\.\d+")
+_NUMBER = re.compile(
+    r"(?<![\d)])-?(?:\d+(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d)])-?\.\d+", re.ASCII
+)
 _AROUND = " \t\r\n$€£%"
 
 

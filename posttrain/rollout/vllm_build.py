@@ -36,7 +36,10 @@ def build_engine(spec: EngineSpec) -> Any:
         from vllm import LLMEngine
 
         if spec.gpus == 0:
+            from posttrain.rollout.vllm_small_heads import support_small_heads
+
             _register_model(read_config(spec.model_path).get("architectures") or [])
+            support_small_heads()
         engine = LLMEngine.from_engine_args(engine_arguments(spec))
         _speak_once(engine)
         if spec.gpus == 0:

@@ -113,7 +113,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "rule"))
     @invariant()
     def every_group_finishing_lets_a_step_begin(self):
-        """No deadlock: with all running groups finished and weights acknowledged, training goes on."""
+        """No deadlock: when running groups finish and engines acknowledge, training goes on."""
         if self.acknowledged != self.version:
             return
         finished = list(self.finished.values())

@@ -101,7 +101,7 @@ def test_every_draw_is_trained_once_and_no_batch_is_too_old():
     assert sorted(draws(batches)) == list(range(24))  # nothing beyond the last step is generated
     for batch in batches:
         ages = [batch.step - scored.group.start_version for scored in batch.groups]
-        assert 0 <= min(ages) and max(ages) <= 1
+        assert min(ages) >= 0 and max(ages) <= 1
         numbers = [scored.group.draw for scored in batch.groups]
         assert numbers == sorted(numbers)
 
