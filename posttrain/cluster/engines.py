@@ -23,16 +23,14 @@ from posttrain.cluster.actors import EngineActor
 from posttrain.cluster.handles import ENGINE_START_S, EngineHandle
 from posttrain.errors import EngineFailed, PosttrainError
 from posttrain.ports import EngineSpec
-
-# Keys of config.json that say nothing about which weights fit.
-_NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+from posttrain.weight_sync.model_folder import NOT_ARCHITECTURE
 
 
 def engine_key(spec: EngineSpec) -> str:
     """Two specs with the same key may share an engine: only the weights differ."""
     folder = Path(spec.model_path)
     config = json.loads((folder / "config.json").read_text())
-    shape = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+    shape = {key: value for key, value in config.items() if key not in NOT_ARCHITECTURE}
     settings = {key: value for key, value in asdict(spec).items() if key != "model_path"}
     digest = hashlib.sha256(json.dumps([shape, settings], sort_keys=True).encode())
     tokenizer = folder / "tokenizer.json"

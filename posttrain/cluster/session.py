@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -15,8 +16,10 @@ import ray
 
 from posttrain.config.pipeline import Cluster
 from posttrain.errors import InputError, Problem
+from posttrain.weight_sync.shared_directory import remove_orphans
 
 NAMESPACE_PREFIX = "posttrain"
+CONNECT_TIMEOUT_S = 5.0
 
 # Set before Ray starts; its worker processes inherit them.
 _ENVIRONMENT = {
@@ -34,6 +37,9 @@ class ClusterSession:
 
     A local session declares one CPU slot per core and one more per engine: an engine that waits in
     the pool between two stages holds a slot, not a core.
+
+    Both ends remove what dead trainers left in this host's shared memory: a trainer that is killed
+    cannot remove its weights itself, and they would lie there until the host restarts.
     """
 
     def __init__(self, cluster: Cluster, address: str | None, log_directory: Path) -> None:
@@ -45,6 +51,7 @@ class ClusterSession:
         self.num_cores = cluster.cpus or os.cpu_count() or 1
 
     def __enter__(self) -> ClusterSession:
+        remove_orphans()
         os.environ.update({k: v for k, v in _ENVIRONMENT.items() if k not in os.environ})
         common: dict[str, Any] = {
             "namespace": self.namespace,
@@ -53,22 +60,13 @@ class ClusterSession:
             "configure_logging": True,
         }
         if self._address:
-            try:
-                ray.init(address=self._address, **common)
-            except (ConnectionError, ValueError) as error:
-                raise InputError(
-                    Problem(
-                        "no-cluster",
-                        f"no Ray cluster answers at {self._address}",
-                        path="--address",
-                        help="`ray status` on that machine says whether one runs; "
-                        "without --address a local one is started",
-                    )
-                ) from error
+            self._join(self._address, common)
             return self
         # A folder of our own, so that nothing of the session stays on the machine. Short, because
         # Ray puts sockets into it and their paths are limited to 107 characters.
         self._scratch = Path(tempfile.mkdtemp(prefix="posttrain-"))
+        os.environ["VLLM_CACHE_ROOT"] = str(self._scratch / "vllm")
+        os.environ["VLLM_CONFIG_ROOT"] = str(self._scratch / "vllm")
         ray.init(
             num_cpus=self.num_cores + self._cluster.engines,
             include_dashboard=False,
@@ -77,13 +75,32 @@ class ClusterSession:
         )
         return self
 
+    def _join(self, address: str, common: dict[str, Any]) -> None:
+        """Ray itself tries a dead address for minutes, so the port is knocked at first."""
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        try:
+            if port.isdigit():
+                socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+            ray.init(address=address, **common)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                Problem(
+                    "no-cluster",
+                    f"no Ray cluster answers at {address}",
+                    path="--address",
+                    help="`ray status` on that machine says whether one runs; without --address "
+                    "a local one is started",
+                )
+            ) from error
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        ray.shutdown()
+        ray.shutdown()  # returns when this host's workers are dead
+        remove_orphans()
         if self._scratch is not None:
             if kind is not None:  # somebody will want to read them
                 self._keep_logs()
@@ -94,6 +111,7 @@ class ClusterSession:
         killer = threading.Thread(target=ray.shutdown, daemon=True)
         killer.start()
         killer.join(timeout=5.0)
+        remove_orphans()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 

@@ -12,8 +12,8 @@ from posttrain.types import Interval
 
 
 def asked_suites(plan: RunPlan, stage: PlannedStage) -> list[str]:
-    """Suites that are asked of a stage's model as soon as it is done."""
-    if stage.stage.produces != "model":
+    """Suites asked of a stage's model as soon as it is done; random weights know nothing."""
+    if stage.stage.produces != "model" or getattr(stage.stage, "from_scratch", None):
         return []
     return [name for name, suite in plan.suites.items() if suite.when == "every_model"]
 

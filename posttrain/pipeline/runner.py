@@ -5,28 +5,21 @@ folder.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import yaml
+from typing import Any
 
 from posttrain.config.pipeline import (
-    AverageStage,
     EvaluateStage,
-    ModelStage,
     OnlineRlStage,
     SftStage,
 )
 from posttrain.config.tasks import suite_tasks
-from posttrain.errors import GateFailed, Interrupted, PosttrainError, StageFailed
+from posttrain.errors import GateFailed, Interrupted
 from posttrain.pipeline.gates import Gate, evaluate_gate, parse_gate, resolve_gate
 from posttrain.pipeline.plan import PlannedStage, RunPlan
-from posttrain.pipeline.provenance import git_state, machine, versions
 from posttrain.pipeline.results import (
     asked_suites,
     is_measured,
@@ -35,25 +28,12 @@ from posttrain.pipeline.results import (
     task_values,
 )
 from posttrain.pipeline.scheduler import Job, run_jobs
-from posttrain.pipeline.store import RunFolder, StageFolder, read_json, write_json
-from posttrain.stages import average, evaluate, model, online_rl, sft
-from posttrain.stages.context import StageContext
-from posttrain.stages.launcher import Launcher
+from posttrain.pipeline.stage_run import StageLauncher, StageRunner
+from posttrain.pipeline.store import RunFolder, write_json
 from posttrain.stages.measure import Evaluator
 from posttrain.track.jsonl import JsonlWriter
-from posttrain.types import Artifact
 
 SCHEMA = 1
-
-
-class StageLauncher(Launcher, Protocol):
-    """A launcher that also keeps each stage's records."""
-
-    def open_stage(self, **stage: Any) -> Any: ...
-
-    def close_stage(self, stage: str, summary: Mapping[str, Any]) -> dict[str, float]: ...
-
-    def request_stop(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -67,6 +47,7 @@ class Runner:
     num_cores: int
     on_tick: Any = lambda: None
     _evaluator: Evaluator = field(init=False)
+    _stages: StageRunner = field(init=False)
     _events: JsonlWriter = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
     _stop_passed_on: bool = False
@@ -75,6 +56,16 @@ class Runner:
         loaded = self.plan.loaded
         self._evaluator = Evaluator(self.launcher, loaded.cluster)
         self._events = JsonlWriter(self.folder.path / "events.jsonl", lambda text: None)
+        self._stages = StageRunner(
+            plan=self.plan,
+            folder=self.folder,
+            run_id=self.run_id,
+            launcher=self.launcher,
+            evaluator=self._evaluator,
+            num_cores=self.num_cores,
+            event=self._event,
+            stop_asked=self._stop.is_set,
+        )
 
     def ask_to_stop(self) -> None:
         """Save what runs, start nothing new. Only sets a flag: safe in a signal handler."""
@@ -105,7 +96,7 @@ class Runner:
             raise interrupted[0] if interrupted else Interrupted("stopped")
         chosen = recommended(self.plan, self.folder)
         if chosen:
-            self._link_best(Path(self._artifact(chosen).path))
+            self._link_best(Path(self._stages.artifact(chosen).path))
         return chosen
 
     # -- jobs -----------------------------------------------------------------------------------
@@ -117,7 +108,7 @@ class Runner:
             needs |= {f"gates {need}" for need in stage.needs if self.plan[need].stage.gates}
             uses = _resources(stage)
             jobs.append(
-                Job(f"stage {stage.name}", _bind(self._run_stage, stage), frozenset(needs), uses)
+                Job(f"stage {stage.name}", _bind(self._stages.run, stage), frozenset(needs), uses)
             )
             if asked_suites(self.plan, stage):
                 jobs.append(
@@ -150,151 +141,6 @@ class Runner:
     def _all_tasks(self) -> list[str]:
         return [task for suite in self.plan.suites.values() for task in suite_tasks(suite)]
 
-    # -- one stage --------------------------------------------------------------------------------
-
-    def _run_stage(self, planned: PlannedStage) -> None:
-        folder = self.folder.stage(planned.name, planned.identity)
-        if folder.is_done:
-            return
-        if self._stop.is_set():
-            raise Interrupted(f"{planned.name} was not started")
-        manifest = self._begin(planned, folder)
-        context = self._context(planned, folder, manifest["attempt"])
-        try:
-            outcome = self._dispatch(planned, context)
-            if outcome == "stopped":
-                raise Interrupted(f"{planned.name} was stopped and saved")
-        except PosttrainError as error:
-            self._end(planned, folder, manifest, error)
-            raise
-        except Exception as error:  # a bug of ours: recorded in the manifest like any other failure
-            self._end(planned, folder, manifest, StageFailed(f"{type(error).__name__}: {error}"))
-            raise
-        self._end(planned, folder, manifest, None)
-
-    def _dispatch(self, planned: PlannedStage, context: StageContext) -> str:
-        stage = planned.stage
-        plugins = planned.plugins
-        if isinstance(stage, ModelStage):
-            return model.run(stage, context)
-        if isinstance(stage, SftStage):
-            return sft.run(stage, plugins["algorithm"], context)
-        if isinstance(stage, OnlineRlStage):
-            return online_rl.run(stage, plugins["algorithm"], plugins["reward"], context)
-        if isinstance(stage, AverageStage):
-            return average.run(stage, plugins["method"], context)
-        if isinstance(stage, EvaluateStage):
-            assert planned.suite is not None
-            result = evaluate.run(
-                stage,
-                planned.suite,
-                planned.suite_fingerprint,
-                context.inputs,
-                self._evaluator,
-                context.tracker,
-            )
-            write_json(context.directory / "measurements.json", result)
-            return "done"
-        raise StageFailed(f"no way to run a stage of kind {type(stage).__name__}")
-
-    def _context(self, planned: PlannedStage, folder: StageFolder, attempt: int) -> StageContext:
-        tracker = self.launcher.open_stage(
-            name=planned.name,
-            kind=planned.kind,
-            identity=planned.identity,
-            directory=str(folder.path.resolve()),
-            attempt=attempt,
-            config=planned.config(),
-            inputs={need: self.plan[need].identity for need in planned.needs},
-            run_name=self.plan.loaded.pipeline.name,
-            run_id=self.run_id,
-        )
-        return StageContext(
-            name=planned.name,
-            directory=folder.path.resolve(),
-            inputs={need: self._artifact(need) for need in planned.needs},
-            launcher=self.launcher,
-            tracker=tracker,
-            cluster=self.plan.loaded.cluster,
-            num_cores=self.num_cores,
-            seed=planned.seed,
-            attempt=attempt,
-            base_dir=str(self.plan.loaded.base_dir),
-        )
-
-    def _artifact(self, name: str) -> Artifact:
-        planned = self.plan[name]
-        folder = self.folder.stage(name, planned.identity)
-        return folder.artifact(planned.stage.produces)  # type: ignore[arg-type]
-
-    def _begin(self, planned: PlannedStage, folder: StageFolder) -> dict[str, Any]:
-        before = folder.manifest
-        attempt = before["attempt"] + 1 if before else 0
-        manifest = {
-            "schema": SCHEMA,
-            "stage": planned.name,
-            "kind": planned.kind,
-            "identity": planned.identity,
-            "state": "running",
-            "attempt": attempt,
-            "inputs": {need: self.plan[need].identity for need in planned.needs},
-            "artifact": None,
-            "started": before["started"] if before else time.time(),
-            "ended": None,
-            "seconds": before["seconds"] if before else 0.0,
-            "seed": planned.seed,
-            "steps": getattr(planned.stage, "steps", None),
-            "step": None,
-            "data": list(planned.data),
-            "versions": versions(),
-            "git": git_state(),
-            "machine": machine(),
-            "command": " ".join(sys.argv),
-            "metrics": {},
-            "error": None,
-        }
-        folder.write_manifest(manifest)
-        (folder.path / "config.yaml").write_text(
-            yaml.safe_dump(planned.config(), sort_keys=False, allow_unicode=True)
-        )
-        manifest["_began"] = time.time()
-        self._event("stage-started", planned.name, attempt=attempt)
-        return manifest
-
-    def _end(
-        self,
-        planned: PlannedStage,
-        folder: StageFolder,
-        manifest: dict[str, Any],
-        error: PosttrainError | None,
-    ) -> None:
-        began = manifest.pop("_began")
-        state = "done"
-        if error is not None:
-            state = "stopped" if isinstance(error, Interrupted) else "failed"
-            manifest["error"] = {
-                key: value
-                for key, value in asdict(error.problem()).items()
-                if key in ("code", "message", "help")
-            } | {"place": error.place}
-        manifest |= {
-            "state": state,
-            "ended": time.time(),
-            "seconds": manifest["seconds"] + time.time() - began,
-        }
-        metrics = self.launcher.close_stage(planned.name, {"state": state})
-        manifest["metrics"] = metrics
-        manifest["step"] = metrics.get("axis/step")
-        if state == "done":
-            artifact = folder.artifact(planned.stage.produces)  # type: ignore[arg-type]
-            name = Path(artifact.path).name
-            manifest["artifact"] = {"type": artifact.type, "path": name}
-            if planned.stage.produces == "measurements":
-                document = read_json(folder.path / "measurements.json") or {}
-                manifest["metrics"] = {"models": document.get("models", {})}
-        folder.write_manifest(manifest)
-        self._event(f"stage-{state}", planned.name, seconds=manifest["seconds"])
-
     # -- suites and gates -----------------------------------------------------------------------
 
     def _measure(self, planned: PlannedStage) -> None:
@@ -307,7 +153,7 @@ class Runner:
             if self._stop.is_set():
                 raise Interrupted(f"{planned.name} was not measured")
             measurement = self._evaluator.measure(
-                self._artifact(planned.name).path, name, self.plan.suites[name], fingerprint
+                self._stages.artifact(planned.name).path, name, self.plan.suites[name], fingerprint
             )
             path.parent.mkdir(exist_ok=True)
             write_json(path, measurement.to_json())

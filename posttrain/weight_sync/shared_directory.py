@@ -32,10 +32,14 @@ class SharedDirectory:
         self._lock: int | None = None
 
     def __enter__(self) -> SharedDirectory:
-        self.path.mkdir(mode=0o700)
-        self._lock = os.open(self.path / OWNER_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        return self
+        while True:
+            self.path.mkdir(mode=0o700)
+            lock = os.open(self.path / OWNER_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink > 0:
+                self._lock = lock
+                return self
+            os.close(lock)  # before it was locked another run saw no owner, and removed it
 
     def __exit__(
         self,
@@ -55,29 +59,30 @@ class SharedDirectory:
 
 def remove_orphans(parent: str | Path = PARENT) -> list[Path]:
     """Remove the folders whose owner is dead, and return them. Folders of live owners stay."""
-    removed = []
-    for folder in sorted(Path(parent).glob(f"{PREFIX}*")):
-        if folder.is_dir() and _is_orphan(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder)
-    return removed
+    folders = [path for path in sorted(Path(parent).glob(f"{PREFIX}*")) if path.is_dir()]
+    return [folder for folder in folders if _remove_orphan(folder)]
 
 
-def _is_orphan(folder: Path) -> bool:
+def _remove_orphan(folder: Path) -> bool:
+    """Remove one folder; False where it has an owner, or is not ours to remove."""
     try:
         lock = os.open(folder / OWNER_FILE, os.O_RDWR)
     except FileNotFoundError:
         # Between mkdir and the owner's file a live owner looks like this; a dead one's pid is gone.
-        return not _alive(folder)
+        if _alive(folder):
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
     except PermissionError:
         return False  # another user's
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)  # still locked: an owner to be has to wait
+        return True
     except BlockingIOError:
         return False
     finally:
         os.close(lock)
-    return True
 
 
 def _alive(folder: Path) -> bool:

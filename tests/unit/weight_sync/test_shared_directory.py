@@ -1,5 +1,6 @@
 """Shared memory is given back, also after a killed owner."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -50,3 +51,18 @@ def test_a_folder_that_never_got_an_owner(tmp_path):
     (tmp_path / f"posttrain-{os.getpid()}-young").mkdir()  # its owner is about to lock it
     (tmp_path / "posttrain-999999999-dead").mkdir()
     assert [folder.name for folder in remove_orphans(tmp_path)] == ["posttrain-999999999-dead"]
+
+
+def test_an_owner_whose_folder_is_removed_before_it_is_locked_makes_it_again(tmp_path, monkeypatch):
+    lock, removed = fcntl.flock, []
+
+    def lock_late(descriptor, operation):
+        if operation == fcntl.LOCK_EX and not removed:  # the owner's, the first time
+            removed.extend(remove_orphans(tmp_path))
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with SharedDirectory("run", tmp_path) as folder:
+        assert removed == [folder.path]
+        assert os.listdir(folder.path) == ["owner"]
+        assert remove_orphans(tmp_path) == []

@@ -1,0 +1,207 @@
+"""Runs one stage of a plan: its folder, its manifest, its processes, its artifact."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from posttrain.config.pipeline import (
+    AverageStage,
+    EvaluateStage,
+    ModelStage,
+    OnlineRlStage,
+    SftStage,
+)
+from posttrain.errors import Interrupted, PosttrainError, StageFailed
+from posttrain.pipeline.plan import PlannedStage, RunPlan
+from posttrain.pipeline.provenance import git_state, machine, versions
+from posttrain.pipeline.store import RunFolder, StageFolder, read_json, write_json
+from posttrain.stages import average, evaluate, model, online_rl, sft
+from posttrain.stages.context import StageContext
+from posttrain.stages.launcher import Launcher
+from posttrain.stages.measure import Evaluator
+from posttrain.types import Artifact
+
+SCHEMA = 1
+
+
+class StageLauncher(Launcher, Protocol):
+    """A launcher that also keeps each stage's records."""
+
+    def open_stage(self, **stage: Any) -> Any: ...
+
+    def close_stage(self, stage: str, summary: Mapping[str, Any]) -> dict[str, float]: ...
+
+    def request_stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageRunner:
+    """Runs stages one by one or side by side; holds what they share."""
+
+    plan: RunPlan
+    folder: RunFolder
+    run_id: str
+    launcher: StageLauncher
+    evaluator: Evaluator
+    num_cores: int
+    event: Callable[..., None]  # (name, stage, **details)
+    stop_asked: Callable[[], bool]
+
+    def run(self, planned: PlannedStage) -> None:
+        """Run a stage that is not done. Raises what it failed with; its manifest says so too."""
+        folder = self.folder.stage(planned.name, planned.identity)
+        if folder.is_done:
+            return
+        if self.stop_asked():
+            raise Interrupted(f"{planned.name} was not started")
+        manifest = self._begin(planned, folder)
+        context = self._context(planned, folder, manifest["attempt"])
+        try:
+            outcome = self._dispatch(planned, context)
+            if outcome == "stopped":
+                raise Interrupted(f"{planned.name} was stopped and saved")
+        except PosttrainError as error:
+            self._end(planned, folder, manifest, error)
+            raise
+        except Exception as error:  # a bug of ours: recorded in the manifest like any other failure
+            self._end(planned, folder, manifest, StageFailed(f"{type(error).__name__}: {error}"))
+            raise
+        self._end(planned, folder, manifest, None)
+
+    def _dispatch(self, planned: PlannedStage, context: StageContext) -> str:
+        stage = planned.stage
+        plugins = planned.plugins
+        if isinstance(stage, ModelStage):
+            outcome = model.run(stage, context)
+            self._prewarm(context)
+            return outcome
+        if isinstance(stage, SftStage):
+            return sft.run(stage, plugins["algorithm"], context)
+        if isinstance(stage, OnlineRlStage):
+            return online_rl.run(stage, plugins["algorithm"], plugins["reward"], context)
+        if isinstance(stage, AverageStage):
+            return average.run(stage, plugins["method"], context)
+        if isinstance(stage, EvaluateStage):
+            assert planned.suite is not None
+            result = evaluate.run(
+                stage,
+                planned.suite,
+                planned.suite_fingerprint,
+                context.inputs,
+                self.evaluator,
+                context.tracker,
+            )
+            write_json(context.directory / "measurements.json", result)
+            return "done"
+        raise StageFailed(f"no way to run a stage of kind {type(stage).__name__}")
+
+    def _prewarm(self, context: StageContext) -> None:
+        """The first engine starts beside the first training: its weights are swapped in later."""
+        for suite in self.plan.suites.values():
+            spec = self.evaluator.engine_for(str(context.directory / "model"), suite)
+            self.launcher.prewarm(spec, 1)
+
+    def _context(self, planned: PlannedStage, folder: StageFolder, attempt: int) -> StageContext:
+        tracker = self.launcher.open_stage(
+            name=planned.name,
+            kind=planned.kind,
+            identity=planned.identity,
+            directory=str(folder.path.resolve()),
+            attempt=attempt,
+            config=planned.config(),
+            inputs={need: self.plan[need].identity for need in planned.needs},
+            run_name=self.plan.loaded.pipeline.name,
+            run_id=self.run_id,
+        )
+        return StageContext(
+            name=planned.name,
+            directory=folder.path.resolve(),
+            inputs={need: self.artifact(need) for need in planned.needs},
+            launcher=self.launcher,
+            tracker=tracker,
+            cluster=self.plan.loaded.cluster,
+            num_cores=self.num_cores,
+            seed=planned.seed,
+            attempt=attempt,
+            base_dir=str(self.plan.loaded.base_dir),
+        )
+
+    def artifact(self, name: str) -> Artifact:
+        planned = self.plan[name]
+        folder = self.folder.stage(name, planned.identity)
+        return folder.artifact(planned.stage.produces)  # type: ignore[arg-type]
+
+    def _begin(self, planned: PlannedStage, folder: StageFolder) -> dict[str, Any]:
+        before = folder.manifest
+        attempt = before["attempt"] + 1 if before else 0
+        manifest = {
+            "schema": SCHEMA,
+            "stage": planned.name,
+            "kind": planned.kind,
+            "identity": planned.identity,
+            "state": "running",
+            "attempt": attempt,
+            "inputs": {need: self.plan[need].identity for need in planned.needs},
+            "artifact": None,
+            "started": before["started"] if before else time.time(),
+            "ended": None,
+            "seconds": before["seconds"] if before else 0.0,
+            "seed": planned.seed,
+            "steps": getattr(planned.stage, "steps", None),
+            "step": None,
+            "data": list(planned.data),
+            "versions": versions(),
+            "git": git_state(),
+            "machine": machine(),
+            "command": " ".join(sys.argv),
+            "metrics": {},
+            "error": None,
+        }
+        folder.write_manifest(manifest)
+        (folder.path / "config.yaml").write_text(
+            yaml.safe_dump(planned.config(), sort_keys=False, allow_unicode=True)
+        )
+        manifest["_began"] = time.time()
+        self.event("stage-started", planned.name, attempt=attempt)
+        return manifest
+
+    def _end(
+        self,
+        planned: PlannedStage,
+        folder: StageFolder,
+        manifest: dict[str, Any],
+        error: PosttrainError | None,
+    ) -> None:
+        began = manifest.pop("_began")
+        state = "done"
+        if error is not None:
+            state = "stopped" if isinstance(error, Interrupted) else "failed"
+            manifest["error"] = {
+                key: value
+                for key, value in asdict(error.problem()).items()
+                if key in ("code", "message", "help")
+            } | {"place": error.place}
+        manifest |= {
+            "state": state,
+            "ended": time.time(),
+            "seconds": manifest["seconds"] + time.time() - began,
+        }
+        metrics = self.launcher.close_stage(planned.name, {"state": state})
+        manifest["metrics"] = metrics
+        manifest["step"] = metrics.get("axis/step")
+        if state == "done":
+            artifact = folder.artifact(planned.stage.produces)  # type: ignore[arg-type]
+            name = Path(artifact.path).name
+            manifest["artifact"] = {"type": artifact.type, "path": name}
+            if planned.stage.produces == "measurements":
+                document = read_json(folder.path / "measurements.json") or {}
+                manifest["metrics"] = {"models": document.get("models", {})}
+        folder.write_manifest(manifest)
+        self.event(f"stage-{state}", planned.name, seconds=manifest["seconds"])

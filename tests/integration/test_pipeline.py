@@ -1,0 +1,159 @@
+"""A whole pipeline through the real command line: Ray, vLLM, TRL, on a model that is made here."""
+
+import json
+import math
+import re
+import signal
+import time
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import NOTHING, leftovers_of, present
+
+
+@pytest.fixture(scope="module")
+def first_run(workplace):
+    before = present()
+    done = workplace.posttrain("run", "tiny.yaml")
+    assert done.returncode == 0, done.stderr
+    return done, leftovers_of(before)
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_stage_is_done_and_status_says_so(workplace, first_run):
+    status = json.loads(workplace.posttrain("status", "--json").stdout)
+    assert status["run"] == "tiny"
+    assert [(s["name"], s["kind"], s["state"]) for s in status["stages"]] == [
+        ("blank", "model", "done"),
+        ("base", "sft", "done"),
+        ("rlvr", "online_rl", "done"),
+        ("average", "average", "done"),
+        ("final", "evaluate", "done"),
+    ]
+    models = status["stages"][-1]["metrics"]["models"]
+    assert set(models) == {"base", "rlvr", "average"}
+    entry = models["rlvr"]["microworld/arithmetic"]
+    assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1
+
+
+def test_nothing_is_left_running(first_run):
+    assert first_run[1] == NOTHING
+
+
+def test_rollouts_can_be_read(workplace, first_run):
+    files = sorted((workplace.stage_folder("rlvr") / "rollouts").glob("*.parquet"))
+    assert [file.name for file in files] == [f"step-{i:06d}.parquet" for i in range(4)]
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    assert len(rows) == 4 * 8 * 4
+    assert sorted(Counter(row["draw"] for row in rows).values()) == [4] * 32
+    for row in rows:
+        assert len(row["token_ids"]) == len(row["logprobs"]) == len(row["versions"])
+        assert all(value <= 1e-6 and math.isfinite(value) for value in row["logprobs"])
+        assert 0 <= row["age"] <= 1
+        assert row["version_from"] <= row["version_to"] <= row["step"]
+        assert row["score"] == pytest.approx(1 / (1 + abs(len(row["completion"]) - 5)))
+
+
+def test_engine_and_trainer_agree_and_checksums_match(workplace, first_run):
+    rows = metrics_of(workplace.stage_folder("rlvr"))
+    gaps = [r["weights/logprob_gap_max_nats"] for r in rows if "weights/logprob_gap_max_nats" in r]
+    assert len(gaps) == 3 and max(gaps) <= 1e-3  # after steps 1, 2 and 4
+    assert [r["weights/checksum_failures"] for r in rows if "weights/checksum_failures" in r] == [
+        0.0
+    ] * 4
+    assert all(r["weights/sync_ms"] > 0 for r in rows if "weights/sync_ms" in r)
+    assert [r["ops/rollouts_lost"] for r in rows if "ops/rollouts_lost" in r] == [0.0] * 4
+
+
+def test_the_same_numbers_go_to_wandb_offline(workplace, first_run):
+    runs = list((workplace.run_folder / "wandb").glob("offline-run-*"))
+    assert len(runs) == 5 and all(list(run.glob("*.wandb")) for run in runs)
+
+
+def test_the_result_is_an_ordinary_model_folder(workplace, first_run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    best = workplace.run_folder / "best"
+    model = AutoModelForCausalLM.from_pretrained(best)
+    tokenizer = AutoTokenizer.from_pretrained(best)
+    assert 0.5e6 < sum(p.numel() for p in model.parameters()) < 1.5e6
+    assert tokenizer.decode(tokenizer("12+30=")["input_ids"]) == "12+30="
+
+
+def test_manifest_names_inputs_seed_versions_and_command(workplace, first_run):
+    manifest = json.loads((workplace.stage_folder("average") / "manifest.json").read_text())
+    assert set(manifest["inputs"]) == {"base", "rlvr"}
+    assert manifest["state"] == "done" and manifest["seed"] > 0
+    assert {"python", "torch", "ray", "trl"} <= set(manifest["versions"])
+    assert "run tiny.yaml" in manifest["command"]
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(workplace, first_run):
+    page = (workplace.run_folder / "report.html").read_text()
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
+    assert "rlvr" in page and len(page) < 6e6
+
+
+def test_the_same_again_keeps_everything_and_takes_seconds(workplace, first_run):
+    began = time.monotonic()
+    again = workplace.posttrain("run", "tiny.yaml")
+    assert again.returncode == 0 and time.monotonic() - began < 15
+    stages = json.loads((workplace.run_folder / "run.json").read_text())["stages"]
+    assert {stage["why"] for stage in stages} == {"kept"}
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(workplace, first_run):
+    process = workplace.start("run", "tiny.yaml", "stages.rlvr.steps=5")
+    try:
+        workplace.wait_for(
+            lambda: (
+                json.loads((workplace.run_folder / "run.json").read_text())["state"] == "running"
+            ),
+            process,
+        )
+        second = workplace.posttrain("run", "tiny.yaml")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    assert second.returncode == 2
+    assert "error[run-in-use]" in second.stderr and "--name tiny_b" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_ctrl_c_saves_and_resume_goes_on(workplace, first_run):
+    before = present()
+    process = workplace.start("run", "tiny.yaml", "stages.rlvr.steps=60")
+
+    def trained_some():
+        files = list((workplace.run_folder / "rlvr").glob("*/rollouts/step-000006.parquet"))
+        return bool(files)
+
+    workplace.wait_for(trained_some, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert leftovers_of(before) == NOTHING
+    folder = workplace.stage_folder("rlvr")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["state"] == "stopped"
+    assert (folder / "checkpoints" / "latest.json").exists()
+
+    resumed = workplace.posttrain("resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((folder / "manifest.json").read_text())["attempt"] == 1
+    rows = [
+        row
+        for step in range(60)
+        for row in pq.read_table(folder / "rollouts" / f"step-{step:06d}.parquet").to_pylist()
+    ]
+    assert len(rows) == 60 * 8 * 4
+    assert set(Counter(row["draw"] for row in rows).values()) == {4}  # each draw trained once
+    assert leftovers_of(before) == NOTHING
+    early = sum(row["score"] for row in rows if row["step"] < 10)
+    late = sum(row["score"] for row in rows if row["step"] >= 50)
+    assert late > 1.2 * early  # the reward is learnt

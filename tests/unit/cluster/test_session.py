@@ -1,0 +1,83 @@
+"""A session gives the host's shared memory back at both of its ends; Ray itself is not started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from posttrain.cluster import session
+from posttrain.config.pipeline import Cluster
+from posttrain.weight_sync.shared_directory import PARENT
+
+OWNER = """
+import sys
+from posttrain.weight_sync.shared_directory import SharedDirectory
+folder = SharedDirectory(sys.argv[1]).__enter__()
+(folder.path / "0-1.weights").write_bytes(bytes(1000))
+print(folder.path, flush=True)
+sys.stdin.read()
+"""
+
+pytestmark = pytest.mark.skipif(not PARENT.is_dir(), reason=f"this host has no {PARENT}")
+
+
+class Trainer:
+    """A process that owns a folder in shared memory until it is killed."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, f"session-test-{os.getpid()}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.folder = Path(self.process.stdout.readline().strip())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def trainer():
+    trainer = Trainer()
+    yield trainer
+    trainer.kill()
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """What `ray.shutdown` does besides: a list of functions that the test fills."""
+    effects = []
+    monkeypatch.setattr(session.ray, "init", lambda **settings: None)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: [effect() for effect in effects])
+    return effects
+
+
+def test_a_start_removes_what_an_earlier_run_left(trainer, no_ray, tmp_path):
+    with session.ClusterSession(Cluster(), None, tmp_path):
+        assert trainer.folder.is_dir()  # of a run that still goes on beside us
+    assert trainer.folder.is_dir()
+    trainer.kill()
+    assert trainer.folder.is_dir()
+    with session.ClusterSession(Cluster(), None, tmp_path):
+        assert not trainer.folder.exists()
+
+
+def test_the_end_removes_what_its_own_trainer_left(trainer, no_ray, tmp_path):
+    no_ray.append(trainer.kill)
+    with session.ClusterSession(Cluster(), None, tmp_path):
+        assert trainer.folder.is_dir()
+    assert not trainer.folder.exists()
+
+
+def test_an_interrupted_session_removes_it_too(trainer, no_ray, tmp_path):
+    no_ray.append(trainer.kill)
+    started = session.ClusterSession(Cluster(), None, tmp_path).__enter__()
+    started.abandon()
+    assert not trainer.folder.exists()
