@@ -1,23 +1,21 @@
 """Milliseconds per weight update, by model size and number format, on the real vLLM.
 
-    python benchmarks/weight_sync.py                     # 0.9 and 49 million parameters
-    python benchmarks/weight_sync.py --hidden 128 --layers 4 --precision fp32
-
-Prints one line of JSON per model: what each part of an update costs (median of ten), and how fast
-the engine starts (after imports, from the second line on) and answers.
+What each part of an update costs (medians of ten), and how fast the engine answers. Each model has
+a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figure, shown
 from posttrain.ports import EngineSpec
 from posttrain.rollout.environment import apply_engine_environment
 from posttrain.types import Prompt, Sampling
@@ -28,17 +26,28 @@ VOCABULARY = 128
 CONTEXT = 128
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hidden", type=int)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--precision", choices=("fp32", "bf16"))
-    chosen = parser.parse_args()
-    sizes = SIZES if chosen.hidden is None else ((chosen.hidden, chosen.layers),)
-    for hidden, layers in sizes:
-        for precision in (chosen.precision,) if chosen.precision else ("fp32", "bf16"):
-            with tempfile.TemporaryDirectory() as folder:
-                print(json.dumps(asyncio.run(measure(folder, hidden, layers, precision))))
+def run() -> tuple[list[Figure], dict[str, Any]]:
+    figures = []
+    for hidden, layers in SIZES:
+        for precision in ("fp32", "bf16"):
+            row = json.loads(
+                subprocess.run(
+                    [sys.executable, "-m", __name__, str(hidden), str(layers), precision],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout.splitlines()[-1]
+            )
+            label = f"{row['parameters'] / 1e6:.1f} M {precision}"
+            for name in ("write_ms", "checksum_ms", "sync_ms", "stall_ms"):
+                figures.append(shown(f"{label}, {name.removesuffix('_ms')}", row[name], "ms"))
+            figures.append(shown(f"{label}, speed", [row["tokens_per_s"]], "tokens/s"))
+    return figures, {"repeats": REPEATS, "answers": 256, "tokens_per_answer": 12}
+
+
+def main(hidden: int, layers: int, precision: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(asyncio.run(measure(folder, hidden, layers, precision))))
 
 
 async def measure(folder: str, hidden: int, layers: int, precision: str) -> dict[str, Any]:
@@ -59,7 +68,7 @@ async def measure(folder: str, hidden: int, layers: int, precision: str) -> dict
     }
     row |= await update_costs(engine, weights)
     await engine.shutdown()
-    return {key: round(n, 1) if isinstance(n, float) else n for key, n in row.items()}
+    return row
 
 
 async def tokens_per_second(engine: Any) -> float:
@@ -75,8 +84,8 @@ async def tokens_per_second(engine: Any) -> float:
     return max(speeds)
 
 
-async def update_costs(engine: Any, weights: dict[str, Any]) -> dict[str, float]:
-    """Medians in ms: writing with its checksum, the checksum alone, the update, its stall."""
+async def update_costs(engine: Any, weights: dict[str, Any]) -> dict[str, list[float]]:
+    """Samples in ms: writing with its checksum, the checksum alone, the update, its stall."""
     from posttrain.weight_sync.checksum import checksum
     from posttrain.weight_sync.flat_file import write_weights
     from posttrain.weight_sync.shared_directory import SharedDirectory
@@ -93,7 +102,7 @@ async def update_costs(engine: Any, weights: dict[str, Any]) -> dict[str, float]
             report = await engine.update_weights(published)
             times["sync"].append(report.sync_ms)
             times["stall"].append(report.stall_ms)
-    return {f"{name}_ms": statistics.median(values) for name, values in times.items()}
+    return {f"{name}_ms": values for name, values in times.items()}
 
 
 def build_model(folder: str, hidden: int, layers: int, precision: str) -> dict[str, Any]:
@@ -126,4 +135,4 @@ def build_model(folder: str, hidden: int, layers: int, precision: str) -> dict[s
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

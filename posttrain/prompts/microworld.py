@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 WORKED_SHARE = 0.5
 """Of the arithmetic demonstrations, how many show the working; the rest blurt out the answer."""
-SKILLS_SHARE = 0.15
+SKILLS_SHARE = 0.4
 """Of the rows of `arithmetic_worked`, how many practise a skill, lest skills be forgotten."""
 
 DEFAULT_COUNTS = {

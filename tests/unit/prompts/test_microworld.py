@@ -16,15 +16,22 @@ def rows(name, split="train", seed=0, count=200, **settings):
 def test_first_rows_of_every_source_stay_what_they_are():
     """Other rows under the same seed are another data set: then raise GENERATOR_VERSION."""
     assert microworld.GENERATOR_VERSION == 1
-    first = {name: next(generate(name, "train", 0, 1)) for name in DEFAULT_COUNTS}
+    first = {}
+    for name in DEFAULT_COUNTS:
+        row = next(generate(name, "train", 0, 1))
+        others = [row[key] for key in ("completion", "answer", "chosen", "rejected") if key in row]
+        first[name.removeprefix("microworld/")] = " ".join([row["prompt"], *others])
     assert first == {
-        "microworld/skills": {
-            "prompt": "sort gea=",
-            "task": "microworld/sort",
-            "answer": "aeg",
-            "completion": "aeg",
-        },
-    } | {name: row for name, row in first.items() if name != "microworld/skills"}
+        "skills": "sort gea= aeg aeg",
+        "arithmetic_worked": "sort 6326= 2366 2366",
+        "arithmetic": "81+79= 160",
+        "preferences": "write ah= hachf efabag",
+        "requests": "write edgh=",
+        "copy": "copy fhg= fhg",
+        "reverse": "reverse 556= 655",
+        "sort": "sort hee= eeh",
+        "count": "count egadh= 5",
+    }
 
 
 @pytest.mark.parametrize("name", DEFAULT_COUNTS)
@@ -70,8 +77,8 @@ def test_demonstrations_are_right_and_mixed():
         skill = row["task"] != "microworld/arithmetic"
         kinds["skill" if skill else "worked" if " " in row["completion"] else "direct"] += 1
         assert len(row["prompt"]) + len(row["completion"]) + 1 <= 32
-    shares = {kind: round(count / 4000, 1) for kind, count in kinds.items()}
-    assert set(shares) == {"skill", "worked", "direct"}, shares
+    # 40 % skills; half of the arithmetic is worked out
+    assert kinds == {"skill": 1621, "direct": 1192, "worked": 1187}
 
 
 def test_skills_are_told_apart_and_right():

@@ -1,0 +1,1 @@
+"""What we claim, each claim as a file that measures it: `make bench [NAME=quickstart]`."""
