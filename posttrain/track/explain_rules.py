@@ -181,7 +181,7 @@ def _entropy_collapse(window: Sequence[Row], facts: StageFacts) -> str | None:
     same = "" if identical is None else f"; {percent(identical)} of a group's answers are identical"
     return (
         f"entropy {significant(start)} → {significant(now)} nats{same}."
-        " Clip-higher (algorithm: dapo) or sampling.temperature back to 1.0"
+        " algorithm.clip_high: 0.28, or sampling.temperature back to 1.0"
     )
 
 

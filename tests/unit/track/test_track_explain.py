@@ -107,7 +107,7 @@ def test_entropy_collapse():
     now = CALM | {"policy/entropy_nats": 0.04, "groups/identical_share": 0.87}
     assert lines([start, start, start, now]) == [
         "watch: entropy 0.41 → 0.04 nats; 87 % of a group's answers are identical."
-        " Clip-higher (algorithm: dapo) or sampling.temperature back to 1.0"
+        " algorithm.clip_high: 0.28, or sampling.temperature back to 1.0"
     ]
 
 
