@@ -10,11 +10,11 @@ is taken to those and each token weighs π_prox/π_behaviour, 0 above a cap: ARe
 objective, which keeps the clip meaningful when answers are several versions old.
 
 Assumes rewards of one prompt are comparable, and K >= 2. Degenerate case: all K rewards equal gives
-A = 0; the group teaches nothing and is counted (`no_signal_share`). With one step per batch
-on fresh answers w = 1 and the loss's *value* is near 0: its gradient is not.
+A = 0; the group teaches nothing. With one step per batch, on fresh answers, w = 1 and the loss's
+*value* is near 0: its gradient is not.
 
 The paper's runs: lr 1e-6, K = 64, β = 0.04. β defaults to 0 here, as later work found no use for it
-with verifiable rewards; then no reference model is held.
+with verifiable rewards.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Config(OptimiserConfig):
     )
     """How token losses become one number; the paper weighs every answer the same."""
     kl_in_loss: float = Field(default=0.0, ge=0.0)
-    """β, the weight of the KL term to the starting model; above 0 a reference model is held."""
+    """β, the weight of the KL term to the model that the stage starts from; 0 leaves it out."""
     behaviour_weight_cap: float = Field(default=5.0, gt=1.0)
     """With proximal log-probs: tokens whose π_prox/π_behaviour is above this count 0."""
 
@@ -64,12 +64,7 @@ def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
     advantages_GK = rewards_GK - ops.baselines.group_mean(rewards_GK)
     if config.scale == "std":
         advantages_GK = advantages_GK / (ops.baselines.group_std(rewards_GK) + STD_EPSILON)
-    return Advantages(
-        ops.baselines.over_tokens(advantages_GK, inputs.lengths_B).detach(),
-        metrics={
-            "groups/no_signal_share": ops.baselines.no_signal(rewards_GK).float().mean().item()
-        },
-    )
+    return Advantages(ops.baselines.over_tokens(advantages_GK, inputs.lengths_B).detach())
 
 
 def loss(inputs: LossInputs, config: Config) -> LossTerms:

@@ -86,7 +86,12 @@ class Execution:
             self._end(folder, STATES.get(type(error), "failed"), None, error)
             self._finish(folder, screen)
             raise
-        except BaseException:  # a bug of ours, or a signal: the folder must not say "running"
+        except (
+            KeyboardInterrupt
+        ):  # while Ray was starting: later ones are handled by `interruptible`
+            self._end(folder, "stopped", None, Interrupted("stopped before the first stage"))
+            raise
+        except BaseException:  # a bug of ours: the folder must not say "running"
             self._end(folder, "failed", None, None)
             raise
         else:

@@ -67,12 +67,16 @@ class ClusterSession:
         self._scratch = Path(tempfile.mkdtemp(prefix="posttrain-"))
         os.environ["VLLM_CACHE_ROOT"] = str(self._scratch / "vllm")
         os.environ["VLLM_CONFIG_ROOT"] = str(self._scratch / "vllm")
-        ray.init(
-            num_cpus=self.num_cores + self._cluster.engines,
-            include_dashboard=False,
-            _temp_dir=str(self._scratch),
-            **common,
-        )
+        try:
+            ray.init(
+                num_cpus=self.num_cores + self._cluster.engines,
+                include_dashboard=False,
+                _temp_dir=str(self._scratch),
+                **common,
+            )
+        except BaseException:  # a Ctrl-C too: what was started by then must not stay
+            self.abandon()
+            raise
         return self
 
     def _join(self, address: str, common: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from posttrain.ops.checks import check_floating, check_rank
@@ -32,12 +31,6 @@ def over_tokens(values_GK: Tensor, lengths_B: Tensor) -> Tensor:
     if lengths_B.numel() != values_GK.numel():
         raise ValueError(f"{lengths_B.numel()} lengths for {values_GK.numel()} sequences")
     return values_GK.reshape(-1).repeat_interleave(lengths_B)
-
-
-def no_signal(rewards_GK: Tensor) -> Tensor:
-    """[G] True where all samples of a group have the same reward: such a group teaches nothing."""
-    _check(rewards_GK)
-    return torch.all(rewards_GK == rewards_GK[:, :1], dim=1)
 
 
 def _check(rewards_GK: Tensor) -> None:

@@ -26,10 +26,6 @@ def test_over_tokens_repeats_by_length_and_skips_empty_answers():
         baselines.over_tokens(values, torch.tensor([1, 1, 1]))
 
 
-def test_equal_rewards_give_no_signal():
-    assert baselines.no_signal(REWARDS).tolist() == [False, True]
-
-
 def test_groups_of_one_are_refused():
     with pytest.raises(ValueError, match="two or more"):
         baselines.group_mean(torch.ones(3, 1))
