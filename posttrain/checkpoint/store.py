@@ -82,7 +82,7 @@ class CheckpointStore:
             raise
         _flush(self._directory)
         self._commit(final)
-        self._retire()
+        self._retire(final)
         return final
 
     def latest(self) -> Checkpoint | None:
@@ -120,9 +120,15 @@ class CheckpointStore:
         temporary.replace(self._directory / POINTER)
         _flush(self._directory)
 
-    def _retire(self) -> None:
-        for path in sorted(self._directory.glob("step-*"))[: -self._keep]:
-            shutil.rmtree(path, ignore_errors=True)
+    def _retire(self, committed: Path) -> None:
+        """Remove old checkpoints, never the committed one: a crash may have left a later folder.
+
+        What killed writers left half-written goes too: there is one writer at a time.
+        """
+        old = sorted(self._directory.glob("step-*"))[: -self._keep]
+        for path in (*old, *self._directory.glob(".step-*")):
+            if path != committed:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,13 +8,12 @@ the first stage starts, every mistake is exit code 2 and nothing was written but
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 STATES = {GateFailed: "gate", Interrupted: "stopped"}
 SMALLEST_MODEL_BYTES = 4_000_000
 CHECKPOINTED_COPIES = 10  # weights, two checkpoints of weights and two moments, in fp32
+OWN_FILES = ("run.json", "pipeline.yaml")
 MARGIN_BYTES = 500_000_000  # logs, rollouts, report
 
 
@@ -60,7 +60,8 @@ class Execution:
     loaded: LoadedPipeline
     options: RunOptions
     run: dict[str, Any] = field(default_factory=dict)
-    before: dict[str, Any] = field(default_factory=dict)  # run.json as it was found
+    before: dict[str, str] = field(default_factory=dict)  # files that `_begin` wrote over
+    stages_began: bool = False
 
     def carry_out(self) -> None:
         """Raises the PosttrainError that the run ended with; returns normally when all is done."""
@@ -78,17 +79,15 @@ class Execution:
         self._begin(plan, folder)
         screen.start()
         try:
-            chosen = run_plan(plan, folder, self.run["run_id"], self.options.address, screen)
-        except InputError:  # found before the first stage started: the folder is as it was
-            self._restore(folder)
-            raise
+            chosen = self._run_plan(plan, folder, screen)
         except PosttrainError as error:
+            if isinstance(error, InputError) and not self.stages_began:
+                self._restore(folder)  # found before the first stage: the folder is as it was
+                raise
             self._end(folder, STATES.get(type(error), "failed"), None, error)
             self._finish(folder, screen)
             raise
-        except (
-            KeyboardInterrupt
-        ):  # while Ray was starting: later ones are handled by `interruptible`
+        except KeyboardInterrupt:  # while Ray was starting; `interruptible` handles later ones
             self._end(folder, "stopped", None, Interrupted("stopped before the first stage"))
             raise
         except BaseException:  # a bug of ours: the folder must not say "running"
@@ -98,19 +97,56 @@ class Execution:
             self._end(folder, "done", chosen, None)
             self._finish(folder, screen)
 
+    def _run_plan(self, plan: RunPlan, folder: RunFolder, screen: Screen) -> str | None:
+        """Start what is needed, run, take everything down. Returns the recommended stage."""
+        from posttrain.cluster.launcher import RayLauncher
+        from posttrain.cluster.session import ClusterSession
+        from posttrain.pipeline.preflight import preflight_requests
+        from posttrain.pipeline.runner import Runner
+        from posttrain.stages.preflight import preflight_problems
+
+        if is_complete(plan, folder):
+            return recommended(plan, folder)
+        loaded, address = plan.loaded, self.options.address
+        screen.say(f"starting Ray: {address or 'on this machine'}")
+        with ClusterSession(loaded.cluster, address, folder.path / "logs") as session:
+            wandb_settings = loaded.pipeline.wandb.model_dump()
+            launcher = RayLauncher(session, folder.path.resolve(), wandb_settings)
+            runner = Runner(
+                plan, folder, self.run["run_id"], launcher, session.num_cores, screen.tick
+            )
+            try:
+                with interruptible(runner, session, screen):
+                    screen.say("checking rows, templates and rewards of all stages")
+                    preflight_problems(preflight_requests(plan), launcher).raise_if_any()
+                    self.stages_began = True
+                    return runner.run()
+            finally:
+                launcher.close()
+
     def _finish(self, folder: RunFolder, screen: Screen) -> None:
         write_report_quietly(folder, screen)
         screen.show_end()
 
     def _restore(self, folder: RunFolder) -> None:
         """Take back what `_begin` wrote: a run that never started leaves no trace."""
-        if self.before:
-            folder.write(self.before)
-        else:
-            shutil.rmtree(folder.path, ignore_errors=True)
+        for name in (*OWN_FILES, "events.jsonl", "live.html"):
+            if name in self.before:
+                (folder.path / name).write_text(self.before[name], encoding="utf-8")
+            elif name in OWN_FILES or "run.json" not in self.before:
+                (folder.path / name).unlink(missing_ok=True)
+        if "run.json" not in self.before:
+            (folder.path / "run.lock").unlink(missing_ok=True)
+            with suppress(OSError):  # somebody keeps other things there
+                folder.path.rmdir()
 
     def _begin(self, plan: RunPlan, folder: RunFolder) -> None:
-        before = self.before = folder.read()
+        before = folder.read()
+        self.before = {
+            name: (folder.path / name).read_text(encoding="utf-8")
+            for name in OWN_FILES
+            if (folder.path / name).exists()
+        }
         pipeline = plan.loaded.pipeline
         self.run = {
             "schema": 1,
@@ -159,34 +195,6 @@ class Execution:
             "error": asdict(error.problem()) if error else None,
         }
         folder.write(self.run)
-
-
-def run_plan(
-    plan: RunPlan, folder: RunFolder, run_id: str, address: str | None, screen: Screen
-) -> str | None:
-    """Start what is needed, run, take everything down. Returns the recommended stage."""
-    from posttrain.cluster.launcher import RayLauncher
-    from posttrain.cluster.session import ClusterSession
-    from posttrain.pipeline.preflight import preflight_requests
-    from posttrain.pipeline.runner import Runner
-    from posttrain.stages.preflight import preflight_problems
-
-    if is_complete(plan, folder):
-        return recommended(plan, folder)
-    cluster = plan.loaded.cluster
-    screen.say(f"starting Ray: {address or 'on this machine'}")
-    with ClusterSession(cluster, address, folder.path / "logs") as session:
-        launcher = RayLauncher(
-            session, folder.path.resolve(), plan.loaded.pipeline.wandb.model_dump()
-        )
-        runner = Runner(plan, folder, run_id, launcher, session.num_cores, screen.tick)
-        try:
-            with interruptible(runner, session, screen):
-                screen.say("checking rows, templates and rewards of all stages")
-                preflight_problems(preflight_requests(plan), launcher).raise_if_any()
-                return runner.run()
-        finally:
-            launcher.close()
 
 
 @contextmanager

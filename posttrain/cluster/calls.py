@@ -55,9 +55,9 @@ def ours(error: RayError, who: str) -> PosttrainError:
         cause = error.cause
         if isinstance(cause, PosttrainError):
             return cause
-        last_line = str(cause if cause is not None else error).strip().splitlines()[-1]
         kind = type(cause).__name__ if cause is not None else "error"
-        return StageFailed(f"waiting for {who}: {kind}: {last_line}")
+        lines = str(cause if cause is not None else error).strip().splitlines()
+        return StageFailed(": ".join((f"waiting for {who}", kind, *lines[-1:])))
     if isinstance(error, RayActorError):
         return StageFailed(f"waiting for {who}: its process died")
     if isinstance(error, TaskCancelledError):

@@ -27,6 +27,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # 2 by default: that long a stage ends later
+    "RAY_worker_niceness": "0",  # Ray's 15 starves a trainer beside anything else on two cores
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -67,6 +69,8 @@ class ClusterSession:
         self._scratch = Path(tempfile.mkdtemp(prefix="posttrain-"))
         os.environ["VLLM_CACHE_ROOT"] = str(self._scratch / "vllm")
         os.environ["VLLM_CONFIG_ROOT"] = str(self._scratch / "vllm")
+        # Asks a cloud whether this machine will be taken away; here it is one process more.
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         try:
             ray.init(
                 num_cpus=self.num_cores + self._cluster.engines,

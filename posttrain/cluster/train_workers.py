@@ -30,9 +30,7 @@ def guarded(body: Callable[[Mapping[str, Any]], None], config: Mapping[str, Any]
         _write_failure(directory, error)
     except Exception as error:  # our bug or a library's: written down whole, not retried
         (directory / "traceback.txt").write_text(traceback.format_exc())
-        message = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        )
+        message = ": ".join((type(error).__name__, *str(error).strip().splitlines()[:1]))
         _write_failure(
             directory, StageFailed(message, help=f"the traceback is in {directory}/traceback.txt")
         )

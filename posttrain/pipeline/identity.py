@@ -92,7 +92,7 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """
     before, after = (dict(_leaves(_without(config, UNCOUNTED))) for config in (old, new))
     parts = [
-        f"{key} {_shown(before, key)} → {_shown(after, key)}"
+        f"{_as_written(key)} {_shown(before, key)} → {_shown(after, key)}"
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
@@ -151,6 +151,11 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
+
+
+def _as_written(key: str) -> str:
+    """A plug-in's settings stand beside its name in a pipeline file."""
+    return key.replace(".settings.", ".")
 
 
 def _shown(leaves: Mapping[str, Any], key: str) -> str:

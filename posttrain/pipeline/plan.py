@@ -42,6 +42,7 @@ class PlannedStage:
     plugins: Mapping[str, PluginRef]  # by key of the stage, with complete settings
     data: tuple[Mapping[str, str], ...]  # path and fingerprint of each data set
     seed: int
+    precision: str = "fp32"
     suite: Suite | None = None  # of an evaluate stage, with its changes
     suite_fingerprint: str = ""
 
@@ -58,7 +59,9 @@ class PlannedStage:
         document = self.stage.model_dump(mode="json")
         for key, plugin in self.plugins.items():
             document[key] = document[key] | {"settings": dict(plugin.settings)}
-        return document | {"seed": self.seed}
+        if self.suite is not None:
+            document["suite"] = document["suite"] | self.suite.model_dump(mode="json")
+        return document | {"seed": self.seed, "precision": self.precision}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ def _plan_stage(
         data_fingerprints=fingerprints,
         precision=loaded.cluster.precision,
         seed=seed,
-        suite_fingerprint=suite_print,
+        # Whose abilities the tax is counted from changes no question, but the result.
+        suite_fingerprint=f"{suite_print} {suite.tax_since}" if suite is not None else "",
     )
     fresh = PlannedStage(
         name=name,
@@ -132,6 +136,7 @@ def _plan_stage(
         plugins=plugins,
         data=_data(stage, fingerprints),
         seed=seed,
+        precision=loaded.cluster.precision,
         suite=suite,
         suite_fingerprint=suite_print,
     )
@@ -149,7 +154,7 @@ def _why(stage: PlannedStage, folder: RunFolder, planned: Mapping[str, PlannedSt
     if change:
         return f"changed: {change}"
     redone = [need for need in stage.needs if not planned[need].kept]
-    return f"upstream: {redone[0]}" if redone else "changed: content of the data"
+    return f"upstream: {redone[0]}" if redone else "changed: the content of a file"
 
 
 def _plugins(stage: StageBase, base_dir: Path | str) -> dict[str, PluginRef]:

@@ -131,6 +131,8 @@ class Runner:
         ]
         asked = {stage.name}
         asked |= {name for gate in gates for name in gate.stages if name in names}
+        if any(side.measure == "tax" for gate in gates for side in (gate.left, gate.right)):
+            asked |= {suite.tax_since for suite in self.plan.suites.values() if suite.tax_since}
         needs = {f"measure {name}" for name in asked} & present
         return Job(
             f"gates {stage.name}",

@@ -10,6 +10,8 @@ from posttrain.stages import statistics
 from posttrain.stages.measure import Measurement, TaskResult, points
 from posttrain.types import Interval
 
+ROUNDING_POINTS = 1e-9  # 50 % - 47 % is a little more than 3 points in floating point
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
@@ -37,7 +39,7 @@ def recommend(rule: Recommend, suite: Suite, measured: Mapping[str, Measurement]
     for name, results in chosen_on.items():
         gain = points(suite.gain, results)
         cost = _tax(suite, chosen_on, results)
-        if gain is None or (cost is not None and 100 * cost > rule.tax_at_most):
+        if gain is None or (cost is not None and 100 * cost > rule.tax_at_most + ROUNDING_POINTS):
             continue
         if best is None or gain.value > best[0]:
             best = (gain.value, name)
@@ -73,4 +75,5 @@ def _half(results: Mapping[str, TaskResult], parity: int) -> dict[str, TaskResul
 
 
 def _every_second(passed: Sequence[int], parity: int) -> tuple[int, ...]:
-    return tuple(passed[parity::2])
+    """One half of the prompts; a single prompt has no other half and is both."""
+    return tuple(passed[parity::2] or passed)

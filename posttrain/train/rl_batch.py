@@ -83,7 +83,7 @@ def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
     for name, chosen_B in (("right", right_B), ("wrong", wrong_B)):
         if chosen_B.any():
             metrics[f"answer/{name}_length_tokens"] = float(lengths_B[chosen_B].mean())
-    for age in range(int(metrics["age/versions/max"]) + 1):
+    for age in range(int(metrics["age/versions/max"]) + 1 if ages_T.numel() else 0):
         metrics[f"age/share/{age}"] = float((ages_T == age).float().mean())
     return metrics
 

@@ -10,6 +10,7 @@ then it saves what it has and leaves the stage to be resumed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,15 +98,16 @@ def _compare_logprobs(settings: RlSettings, parts: RlParts) -> dict[str, float]:
     """Engine and trainer on the same tokens, under the same version. Raises WeightsDiffer."""
     gaps = logprob_gaps(parts.trainer, parts.port.probe())
     limit = LOGPROB_GAP_LIMIT_NATS[settings.precision]
-    if max(gaps) > limit:
+    worst = max(gaps, key=lambda gap: math.inf if math.isnan(gap) else gap)
+    if not worst <= limit:  # NaN is beyond every limit
         raise WeightsDiffer(
-            f"engine and trainer differ by {max(gaps):.2g} nats on the same tokens "
+            f"engine and trainer differ by {worst:.2g} nats on the same tokens "
             f"(limit {limit:g})",
             help="the checksums agree, so it is not the transfer; probably temperature or log-prob "
             "mode. posttrain resume goes on from the last checkpoint",
         )
     return {
-        "weights/logprob_gap_max_nats": max(gaps),
+        "weights/logprob_gap_max_nats": worst,
         "weights/logprob_gap_mean_nats": sum(gaps) / len(gaps),
     }
 
