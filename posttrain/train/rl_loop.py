@@ -101,8 +101,7 @@ def _compare_logprobs(settings: RlSettings, parts: RlParts) -> dict[str, float]:
     worst = max(gaps, key=lambda gap: math.inf if math.isnan(gap) else gap)
     if not worst <= limit:  # NaN is beyond every limit
         raise WeightsDiffer(
-            f"engine and trainer differ by {worst:.2g} nats on the same tokens "
-            f"(limit {limit:g})",
+            f"engine and trainer differ by {worst:.2g} nats on the same tokens (limit {limit:g})",
             help="the checksums agree, so it is not the transfer; probably temperature or log-prob "
             "mode. posttrain resume goes on from the last checkpoint",
         )

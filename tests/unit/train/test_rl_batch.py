@@ -1,0 +1,127 @@
+"""What a batch says of itself before any training, worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from posttrain.train.rl_batch import batch_metrics, flatten
+from posttrain.types import Score
+
+
+def test_flatten_puts_answers_one_after_another(hand_made_batch):
+    flat = flatten(hand_made_batch)
+    assert [(r.group_id, r.sample) for r in flat.rollouts] == [
+        ("4", 0), ("4", 1), ("4", 2), ("5", 0), ("5", 1), ("5", 2), ("6", 0), ("6", 1), ("6", 2),
+    ]  # fmt: skip
+    assert flat.rewards_GK.tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
+    assert flat.rewards_GK.dtype == torch.float32
+    assert flat.lengths_B.tolist() == [3, 3, 1, 0, 0, 4, 1, 2, 2]
+    assert flat.mask_T.tolist() == [1] * 12 + [0, 1, 1, 1]
+    assert flat.versions_T.tolist() == [2, 2, 3, 2, 2, 2, 3, 1, 1, 1, 1, 3, 3, 3, 3, 3]
+    assert flat.cut_B.tolist() == [False, False, True, False, False, True, False, False, False]
+    expected = torch.tensor([5, 6, 2, 5, 6, 2, 7, 8, 8, 8, 8, 9, 9, 2, 9, 3]) * -0.1
+    torch.testing.assert_close(flat.behaviour_logprobs_T, expected)
+
+
+def test_denominators(hand_made_batch):
+    flat = flatten(hand_made_batch)
+    assert flat.total_tokens == 15.0  # of 16, one is an environment's
+    assert flat.total_sequences == 7.0  # of 9, two are empty
+
+
+def test_an_answer_without_a_token_of_the_policy_is_no_sequence(hand_made_batch):
+    first = hand_made_batch.groups[0]
+    silent = replace(first.group.rollouts[0], mask=(0, 0, 0))
+    group = replace(first.group, rollouts=(silent, *first.group.rollouts[1:]))
+    flat = flatten(replace(hand_made_batch, groups=(replace(first, group=group),)))
+    assert flat.total_tokens == 4.0  # 0 + 3 + 1
+    assert flat.total_sequences == 2.0
+
+
+def test_groups_of_different_sizes_are_refused(hand_made_batch):
+    first, second, _ = hand_made_batch.groups
+    shorter = replace(
+        second,
+        group=replace(second.group, rollouts=second.group.rollouts[:2]),
+        scores=second.scores[:2],
+    )
+    with pytest.raises(ValueError):
+        flatten(replace(hand_made_batch, groups=(first, shorter)))
+
+
+def test_every_metric_of_a_batch(hand_made_batch):
+    assert batch_metrics(hand_made_batch, flatten(hand_made_batch)) == pytest.approx(
+        {
+            "reward/mean": 5 / 9,
+            "reward/std": 20**0.5 / 9,  # sqrt(5/9 * 4/9)
+            "reward/pass_share": 5 / 9,
+            "reward/pass_at_k": 2 / 3,  # draws 4 and 6
+            "groups/trained": 3.0,
+            "groups/no_signal_share": 2 / 3,  # draws 5 and 6
+            "groups/all_right_share": 1 / 3,
+            "groups/all_wrong_share": 1 / 3,
+            "groups/identical_share": 2 / 9,  # one repeat in draw 4, one in draw 5
+            "answer/length_tokens": 16 / 9,
+            "answer/cut_share": 2 / 9,
+            "answer/empty_share": 2 / 9,
+            "answer/right_length_tokens": 11 / 5,  # 3 3 1 2 2
+            "answer/wrong_length_tokens": 5 / 4,  # 1 0 0 4
+            "age/versions/mean": 13 / 16,  # five tokens of age 1, four of age 2, seven of age 0
+            "age/versions/max": 2.0,
+            "age/share/0": 7 / 16,
+            "age/share/1": 5 / 16,
+            "age/share/2": 4 / 16,
+            "age/multi_version_share": 1 / 9,
+            "age/wait_s": 0.5,
+        }
+    )
+
+
+def test_without_an_opinion_a_value_of_one_is_right(hand_made_batch):
+    groups = tuple(
+        replace(scored, scores=(Score(1.5), Score(0.99), Score(1.0)))
+        for scored in hand_made_batch.groups
+    )
+    batch = replace(hand_made_batch, groups=groups)
+    metrics = batch_metrics(batch, flatten(batch))
+    assert metrics["reward/pass_share"] == pytest.approx(2 / 3)
+    assert metrics["reward/mean"] == pytest.approx(3.49 / 3)
+
+
+def test_the_opinion_of_the_reward_counts_more_than_its_value(hand_made_batch):
+    groups = tuple(
+        replace(scored, scores=(Score(0.2, True), Score(5.0, False), Score(0.0, False)))
+        for scored in hand_made_batch.groups
+    )
+    batch = replace(hand_made_batch, groups=groups)
+    assert batch_metrics(batch, flatten(batch))["reward/pass_share"] == pytest.approx(1 / 3)
+
+
+def test_where_all_are_right_nothing_is_said_of_wrong_ones(hand_made_batch):
+    batch = replace(hand_made_batch, groups=hand_made_batch.groups[2:])
+    metrics = batch_metrics(batch, flatten(batch))
+    assert "answer/wrong_length_tokens" not in metrics
+    assert metrics["answer/right_length_tokens"] == pytest.approx(5 / 3)
+    assert metrics["groups/no_signal_share"] == 1.0
+    assert metrics["age/versions/max"] == 0.0
+    assert metrics["age/share/0"] == 1.0
+
+
+def test_nothing_but_empty_answers_has_no_ages(hand_made_batch):
+    second = hand_made_batch.groups[1]
+    empty = replace(
+        second,
+        group=replace(second.group, rollouts=second.group.rollouts[:2]),
+        scores=second.scores[:2],
+    )
+    batch = replace(hand_made_batch, groups=(empty,))
+    flat = flatten(batch)
+    assert flat.total_tokens == 0.0
+    assert flat.total_sequences == 0.0
+    metrics = batch_metrics(batch, flat)
+    assert metrics["answer/empty_share"] == 1.0
+    assert metrics["groups/identical_share"] == 0.5
+    assert metrics["age/versions/mean"] == 0.0
+    assert [name for name in metrics if name.startswith("age/share/")] == []
+    assert all(value == value for value in metrics.values()), "no NaN"

@@ -1,0 +1,262 @@
+"""The trainer's loop with a trainer and a coordinator that only keep a diary."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from posttrain.checkpoint.store import CheckpointStore
+from posttrain.errors import WeightsDiffer
+from posttrain.train import rl_loop
+from posttrain.train.rl_loop import RlParts, RlSettings, logprob_gaps, run_training
+from posttrain.types import Rollout, SyncReport, WeightVersion
+
+PROBE = Rollout("probe", 0, (1,), (5, 6), (1, 1), (-0.25, -0.75), (1, 1), "", "stop")
+
+
+class Diary:
+    """Everything that the loop asks of others, in order; also what it is answered."""
+
+    def __init__(self, batch, directory, stop_at=None, own_logprobs=(-0.25, -0.75)):
+        self.calls = []
+        self.logged = []
+        self.sampled = []
+        self.tokens_seen = 0
+        self.steps_trained = 0
+        self._batch = batch
+        self._stop_at = stop_at
+        self._own_logprobs = own_logprobs
+        self.checkpoints = CheckpointStore(directory / "checkpoints")
+
+    def note(self, *call):
+        self.calls.append(call)
+
+    # the trainer
+    def step(self, flat, step, num_steps):
+        self.note("step", step, num_steps)
+        self.tokens_seen += 50
+        self.steps_trained += 1
+        return {"train/loss": 0.125, "train/tokens": 50.0}
+
+    def weights(self):
+        return {"weight": torch.tensor([float(self.steps_trained)])}
+
+    published_weights = weights
+
+    def optimiser_state(self):
+        return {"steps_trained": self.steps_trained, "tokens_seen": self.tokens_seen}
+
+    def load(self, weights, state):
+        self.note("load", weights["weight"].tolist())
+        self.steps_trained, self.tokens_seen = state["steps_trained"], state["tokens_seen"]
+
+    def logprobs(self, rollouts):
+        return torch.tensor(self._own_logprobs * len(rollouts))
+
+    def export(self, directory):
+        self.note("export", directory.name)
+
+    # the coordinator
+    def next_batch(self, step):
+        self.note("next_batch", step)
+        return None if step == self._stop_at else replace(self._batch, step=step)
+
+    def publish(self, version):
+        self.note("publish", version.version)
+        return SyncReport(version.version, True, 1.0, 1.0)
+
+    def probe(self):
+        self.note("probe")
+        return [PROBE]
+
+    def committed(self, step):
+        self.note("committed", step)
+
+    def snapshot(self):
+        self.note("snapshot")
+        return {"next_draw": 3 * self.steps_trained}
+
+    # the tracker
+    def log(self, metrics, **axes):
+        self.logged.append((metrics, axes))
+
+    def event(self, name, **details):
+        self.note("event", name, details)
+
+    def samples(self, step, rows):
+        self.sampled.append((step, len(rows)))
+
+    def write_weights(self, tensors, version):
+        self.note("write", version, tensors["weight"].tolist())
+        return WeightVersion(0, version, "", "")
+
+
+def run(diary, directory, **changes):
+    settings = RlSettings(directory, 2, 10, 10, "fp32")
+    parts = RlParts(diary, diary, diary.checkpoints, diary, diary.write_weights)
+    return run_training(replace(settings, **changes), parts)
+
+
+@pytest.fixture
+def diary(hand_made_batch, tmp_path):
+    return Diary(hand_made_batch, tmp_path)
+
+
+def test_the_order_of_calls(diary, tmp_path):
+    assert run(diary, tmp_path, checkpoint_every=1, logprob_check_every=5) == "done"
+    assert diary.calls == [
+        ("write", 0, [0.0]),
+        ("publish", 0),
+        ("next_batch", 0),
+        ("step", 0, 2),
+        ("write", 1, [1.0]),
+        ("publish", 1),
+        ("probe",),  # always after the first step
+        ("snapshot",),
+        ("committed", 0),
+        ("event", "saved", {"step": 1}),
+        ("next_batch", 1),
+        ("step", 1, 2),
+        ("write", 2, [2.0]),
+        ("publish", 2),
+        ("snapshot",),
+        ("committed", 1),
+        ("event", "saved", {"step": 2}),
+        ("export", "model"),
+    ]
+    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == [
+        "step-000000.parquet",
+        "step-000001.parquet",
+    ]
+
+
+def test_a_checkpoint_holds_weights_optimiser_and_coordinator(diary, tmp_path):
+    run(diary, tmp_path, checkpoint_every=2)
+    saved = diary.checkpoints.latest()
+    assert saved.step == 2
+    assert saved.load_model()["weight"].tolist() == [2.0]
+    assert saved.load_optimiser() == {"steps_trained": 2, "tokens_seen": 100}
+    assert saved.state == {"coordinator": {"next_draw": 6}}
+
+
+def test_log_probs_are_compared_after_the_first_step_and_then_now_and_then(diary, tmp_path):
+    run(diary, tmp_path, num_steps=7, logprob_check_every=3)
+    probed = [
+        diary.calls[index - 1][1] for index, call in enumerate(diary.calls) if call == ("probe",)
+    ]
+    assert probed == [1, 3, 6]
+
+
+def test_stopping_saves_what_there_is(hand_made_batch, tmp_path):
+    diary = Diary(hand_made_batch, tmp_path, stop_at=3)
+    assert run(diary, tmp_path, num_steps=9) == "stopped"
+    assert diary.calls[-4:] == [
+        ("next_batch", 3),
+        ("snapshot",),
+        ("committed", 2),
+        ("event", "saved", {"step": 3}),
+    ]
+    assert diary.checkpoints.latest().step == 3
+
+
+def test_stopping_right_after_a_checkpoint_saves_no_second_one(hand_made_batch, tmp_path):
+    diary = Diary(hand_made_batch, tmp_path, stop_at=2)
+    assert run(diary, tmp_path, num_steps=9, checkpoint_every=2) == "stopped"
+    assert diary.calls[-1] == ("next_batch", 2)
+    assert diary.calls.count(("snapshot",)) == 1
+
+
+def test_stopping_before_the_first_step_saves_nothing(hand_made_batch, tmp_path):
+    diary = Diary(hand_made_batch, tmp_path, stop_at=0)
+    assert run(diary, tmp_path) == "stopped"
+    assert diary.calls == [("write", 0, [0.0]), ("publish", 0), ("next_batch", 0)]
+    assert diary.checkpoints.latest() is None
+
+
+def test_a_resumed_trainer_publishes_its_own_version_first(hand_made_batch, tmp_path):
+    run(Diary(hand_made_batch, tmp_path, stop_at=5), tmp_path, num_steps=7)
+    resumed = Diary(hand_made_batch, tmp_path)
+    assert run(resumed, tmp_path, num_steps=7) == "done"
+    assert resumed.calls[:6] == [
+        ("load", [5.0]),
+        ("event", "restored", {"step": 5}),
+        ("write", 5, [5.0]),
+        ("publish", 5),
+        ("next_batch", 5),
+        ("step", 5, 7),
+    ]
+    assert [axes for _, axes in resumed.logged] == [
+        {"step": 5, "version": 6, "tokens": 300},
+        {"step": 6, "version": 7, "tokens": 350},
+    ]
+    assert resumed.calls[-1] == ("export", "model")
+
+
+def test_a_trainer_that_had_finished_only_exports(hand_made_batch, tmp_path):
+    run(Diary(hand_made_batch, tmp_path), tmp_path, checkpoint_every=2)
+    again = Diary(hand_made_batch, tmp_path)
+    assert run(again, tmp_path) == "done"
+    assert [call[0] for call in again.calls] == ["load", "event", "write", "publish", "export"]
+
+
+def test_what_is_logged(diary, tmp_path, monkeypatch):
+    clock = iter([10.0, 12.0])  # the step takes two seconds, after half a second's wait
+    monkeypatch.setattr(rl_loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    run(diary, tmp_path, num_steps=1)
+    [(metrics, axes)] = diary.logged
+    assert axes == {"step": 0, "version": 1, "tokens": 50}
+    expected = {
+        "train/loss": 0.125,
+        "train/tokens": 50.0,
+        "train/step_time_s": 2.0,
+        "train/tokens_per_s": 25.0,
+        "trainer/busy_share": 0.8,
+        "age/wait_s": 0.5,
+        "reward/mean": 5 / 9,
+        "weights/logprob_gap_max_nats": 0.0,
+        "weights/logprob_gap_mean_nats": 0.0,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+
+
+def test_ten_sample_tables_over_a_stage(diary, tmp_path):
+    run(diary, tmp_path, num_steps=25)
+    # every second step: 25 // 10
+    assert diary.sampled == [(step, 9) for step in range(0, 25, 2)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "own", "message"),
+    [
+        ("fp32", (-0.25, -0.5), "differ by 0.25 nats on the same tokens (limit 0.001)"),
+        ("bf16", (-0.75, -0.75), "differ by 0.5 nats on the same tokens (limit 0.15)"),
+        ("fp32", (-0.25, math.nan), "differ by nan nats on the same tokens (limit 0.001)"),
+    ],
+)
+def test_other_log_probs_than_the_engines_stop_the_stage(
+    hand_made_batch, tmp_path, precision, own, message
+):
+    diary = Diary(hand_made_batch, tmp_path, own_logprobs=own)
+    with pytest.raises(WeightsDiffer) as caught:
+        run(diary, tmp_path, precision=precision)
+    assert caught.value.message == f"engine and trainer {message}"
+    assert caught.value.code == "weights-differ"
+    assert diary.logged == []
+
+
+def test_a_gap_within_the_limit_is_logged(hand_made_batch, tmp_path):
+    diary = Diary(hand_made_batch, tmp_path, own_logprobs=(-0.25, -0.625))
+    run(diary, tmp_path, num_steps=1, precision="bf16")
+    metrics, _ = diary.logged[0]
+    assert metrics["weights/logprob_gap_max_nats"] == 0.125
+    assert metrics["weights/logprob_gap_mean_nats"] == 0.0625
+
+
+def test_gaps_are_absolute_and_never_empty():
+    trainer = SimpleNamespace(logprobs=lambda rollouts: torch.tensor([-0.5, -0.5][: len(rollouts)]))
+    up = replace(PROBE, token_ids=(5,), logprobs=(-0.75,))
+    down = replace(PROBE, token_ids=(5,), logprobs=(-0.375,))
+    assert logprob_gaps(trainer, [up, down]) == [0.25, 0.125]
+    assert logprob_gaps(trainer, []) == [0.0]
