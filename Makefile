@@ -14,8 +14,7 @@ TORCH := $(if $(FIND_LINKS),--find-links $(FIND_LINKS),--torch-backend $(if $(fi
 
 .PHONY: quickstart test setup lint bench clean-env
 quickstart: setup
-	@echo "[2/2] posttrain run quickstart"
-	@$(BIN)/posttrain run quickstart
+	@echo "[2/2] posttrain run quickstart" && $(BIN)/posttrain run quickstart
 
 test: setup lint
 	@$(BIN)/python -m pytest -q
@@ -36,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	    echo "  help: make PYTHON=/path/to/python3.11" >&2; exit 2; }; \
 	echo "[1/2] environment: installing into $(VENV) (only once)"; \
 	$(PYTHON) -m venv --without-pip $(VENV) && \
-	$(PYTHON) -m pip --python $(BIN)/python install -q "uv==$(UV_VERSION)" && \
+	$(PYTHON) -m pip --python $(BIN)/python install -qq "uv==$(UV_VERSION)" && \
 	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python $(TORCH) -c constraints.txt -e ".[$(EXTRA),dev]" && \
 	touch $@ && \
 	echo "[1/2] environment: $(VENV), $$($(BIN)/python -V), $$($(BIN)/uv pip freeze -q --python $(BIN)/python | wc -l) packages, $$(( $$(date +%s) - begin )) s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
+from posttrain.track.graph_line import graph_lines
 from posttrain.track.jsonl import JsonlFollower
 from posttrain.track.live import LiveScreen
 from posttrain.track.report.build import write_report
 from posttrain.track.run_view import read_run
 from posttrain.track.summary import end_of_run
+from posttrain.track.views import RunView
 
 EVENT_SCHEMA = 1
 PAGE_EVERY_S = 10.0
@@ -39,7 +42,9 @@ class Screen:
         return self
 
     def start(self) -> None:
-        """Begin to show: the run folder says what is to be done."""
+        """Say what will happen, then show it happening: the run folder knows what is to be done."""
+        for line in introduction(read_run(self._directory), self._console.width):
+            self.say(line)
         if self._live is not None:
             self._live.start()
         self._pages.start()
@@ -90,3 +95,20 @@ class Screen:
             follower = self._followers.setdefault(file, JsonlFollower(file))
             events += follower.read_new()
         return sorted(events, key=lambda event: event.get("time", 0.0))
+
+
+def introduction(view: RunView, width: int) -> list[str]:
+    """What will be done, where it is written, and that it may be stopped."""
+    todo = [stage for stage in view.stages if stage.why != "kept"]
+    kept = len(view.stages) - len(todo)
+    counted = f"{len(todo)} stage{'' if len(todo) == 1 else 's'} to do, {kept} kept"
+    graph = graph_lines({stage.name: stage.needs for stage in view.stages}, width=width - 2)
+    why = [f"  {s.name}: {s.why}" for s in todo if s.why != "new" and not s.why.startswith("up")]
+    inside = view.directory.resolve().is_relative_to(Path.cwd())
+    folder = os.path.relpath(view.directory) if inside else str(view.directory.resolve())
+    return [
+        f"{view.name}: {counted}; W&B {view.wandb}",
+        *(f"  {line}" for line in graph),
+        *why,
+        f"  writes {folder} · curves: {folder}/live.html · Ctrl-C is safe",
+    ]

@@ -17,6 +17,7 @@ from posttrain.cluster.engines import EnginePool
 from posttrain.cluster.handles import CoordinatorHandle, EngineHandle, RewardHandle, TrackerHandle
 from posttrain.cluster.session import ClusterSession
 from posttrain.cluster.train_workers import (
+    FAILURE_FILE,
     STOP_FILE,
     online_worker,
     raise_failure,
@@ -149,6 +150,7 @@ class RayLauncher:
         from ray.train.torch import TorchConfig, TorchTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
 
+        (directory / FAILURE_FILE).unlink(missing_ok=True)  # of an attempt whose driver was killed
         trainer = TorchTrainer(
             worker,
             train_loop_config=config,

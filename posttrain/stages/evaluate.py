@@ -22,7 +22,8 @@ def run(
 ) -> dict[str, Any]:
     """Measure every model; returns what becomes measurements.json."""
     measured: dict[str, Measurement] = {}
-    for name in stage.models:
+    since = [suite.tax_since] if suite.tax_since else []  # without it there is no tax to bound
+    for name in dict.fromkeys([*stage.models, *since]):
         tracker.event("asking", model=name, prompts_per_task=suite.prompts_per_task)
         measured[name] = evaluator.measure(models[name].path, stage.suite.use, suite, fingerprint)
         tracker.log(

@@ -112,6 +112,15 @@ def _stage_line(stage: StageView, view: RunView) -> Text:
     return text
 
 
+def _is_told(stage: StageView, view: RunView) -> bool:
+    """Whether a stage's line can stand: it has ended, and what its model can do is measured."""
+    if stage.state not in ("done", "failed", "stopped"):
+        return False
+    is_asked = view.suite is not None and stage.kind in ("sft", "online_rl", "average")
+    still_asked = is_asked and not stage.measurements and view.state == "running"
+    return not (stage.state == "done" and still_asked)
+
+
 def _footer(view: RunView, width: int) -> list[Line]:
     coming = [stage.name for stage in view.stages if stage.state == "waiting"]
     left = f" next: {', '.join(coming)}" if coming else ""
@@ -246,7 +255,7 @@ class LiveScreen:
             self._show_plain(view)
             return
         for stage in view.stages:
-            if stage.state in ("done", "failed", "stopped") and stage.name not in self._told:
+            if stage.name not in self._told and _is_told(stage, view):
                 self._told.add(stage.name)
                 self._console.print(_stage_line(stage, view))
         size = self._console.size
