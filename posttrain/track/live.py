@@ -112,13 +112,12 @@ def _stage_line(stage: StageView, view: RunView) -> Text:
     return text
 
 
-def _is_told(stage: StageView, view: RunView) -> bool:
+def _may_be_told(stage: StageView, view: RunView, is_last: bool) -> bool:
     """Whether a stage's line can stand: it has ended, and what its model can do is measured."""
-    if stage.state not in ("done", "failed", "stopped"):
-        return False
+    if stage.state != "done" or is_last or view.state != "running":
+        return stage.state in ("done", "failed", "stopped")
     is_asked = view.suite is not None and stage.kind in ("sft", "online_rl", "average")
-    still_asked = is_asked and not stage.measurements and view.state == "running"
-    return not (stage.state == "done" and still_asked)
+    return bool(stage.measurements) or not is_asked
 
 
 def _footer(view: RunView, width: int) -> list[Line]:
@@ -255,7 +254,7 @@ class LiveScreen:
             self._show_plain(view)
             return
         for stage in view.stages:
-            if stage.name not in self._told and _is_told(stage, view):
+            if stage.name not in self._told and _may_be_told(stage, view, self._stop.is_set()):
                 self._told.add(stage.name)
                 self._console.print(_stage_line(stage, view))
         size = self._console.size
