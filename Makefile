@@ -10,7 +10,7 @@ UV_VERSION := 0.13.8
 # pip may know a folder with a CPU build of torch; uv does not read pip's settings, so hand it over.
 # Without one, uv takes torch from PyTorch's own CPU packages.
 FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
-TORCH := $(if $(FIND_LINKS),--find-links $(FIND_LINKS),--torch-backend $(if $(filter gpu,$(EXTRA)),auto,cpu))
+TORCH := $(if $(FIND_LINKS),$(foreach place,$(FIND_LINKS),--find-links $(place)),--torch-backend $(if $(filter gpu,$(EXTRA)),auto,cpu))
 
 .PHONY: quickstart test setup lint bench clean-env
 quickstart: setup

@@ -57,6 +57,9 @@ def _measure(
 ) -> dict[str, Measurement]:
     import tempfile
 
+    from posttrain.cluster.environment import prepare_ray
+
+    prepare_ray(address)  # before the first import of ray
     from posttrain.cluster.launcher import RayLauncher
     from posttrain.cluster.session import ClusterSession
     from posttrain.config.pipeline import Cluster, WandbSettings

@@ -29,7 +29,7 @@ from posttrain.pipeline.plan import RunPlan, make_plan
 from posttrain.pipeline.results import recommended, unmeasured
 from posttrain.pipeline.store import RunFolder, check_disk
 from posttrain.track.report.build import write_report
-from posttrain.track.wandb import resolve_mode
+from posttrain.track.wandb import resolve_mode, without_secrets
 
 if TYPE_CHECKING:
     from posttrain.cluster.session import ClusterSession
@@ -99,6 +99,9 @@ class Execution:
 
     def _run_plan(self, plan: RunPlan, folder: RunFolder, screen: Screen) -> str | None:
         """Start what is needed, run, take everything down. Returns the recommended stage."""
+        from posttrain.cluster.environment import prepare_ray
+
+        prepare_ray(self.options.address)  # before the first import of ray
         from posttrain.cluster.launcher import RayLauncher
         from posttrain.cluster.session import ClusterSession
         from posttrain.pipeline.preflight import preflight_requests
@@ -178,7 +181,7 @@ class Execution:
         }
         folder.write(self.run)
         (folder.path / "pipeline.yaml").write_text(
-            yaml.safe_dump(dict(plan.loaded.raw), sort_keys=False, allow_unicode=True)
+            yaml.safe_dump(without_secrets(plan.loaded.raw), sort_keys=False, allow_unicode=True)
         )
 
     def _end(
@@ -207,12 +210,13 @@ def interruptible(runner: Runner, session: ClusterSession, screen: Screen) -> It
         asked += 1
         if asked == 1:
             screen.say(
-                "^C stopping: nothing new is started, saving (up to 20 s). "
+                "^C stopping: nothing new is started, what runs is saved. "
                 "Ctrl-C again: stop now, nothing finished is lost"
             )
             runner.ask_to_stop()  # sets a flag: the scheduler's thread does the rest
             return
         screen.say("^C^C stopped. Go on: posttrain resume")
+        screen.show_cursor()
         session.abandon()
         os._exit(Interrupted.exit_code)  # threads that wait for dead processes would never return
 

@@ -140,6 +140,8 @@ fails on them would teach the model something else.""",
 are never scored 0: they are tried again, then dropped and counted. Above the limit the stage
 stops, because what is dropped is seldom dropped at random.""",
     "batch-too-small": """Every trainer needs at least one row of each step.""",
+    "one-trainer": """An `online_rl` stage trains in one process so far. More engines make it
+faster: `resources: {engines: 2, trainers: 1}`.""",
     "batch-not-divisible": """The rows of a step are dealt out evenly to the trainers, so their
 number has to be a multiple of the number of trainers.""",
     "micro-batch-too-small": """One sequence alone is longer than `batch.tokens_per_micro_batch`.

@@ -69,7 +69,6 @@ def _refuse_changes(
 ) -> None:
     """A stage that is done must not silently be done again because its file was edited."""
     from posttrain.pipeline.graph import build_graph
-    from posttrain.pipeline.identity import explain_change
     from posttrain.pipeline.plan import make_plan
 
     if loaded.problems:
@@ -83,7 +82,7 @@ def _refuse_changes(
     if not changed:
         return
     first = changed[0]
-    what = first.why.removeprefix("changed: ") or explain_change({}, {})
+    what = first.why.removeprefix("changed: ")
     raise InputError(
         Problem(
             "config-changed",

@@ -59,6 +59,10 @@ class Screen:
         """A sentence that stays in the scrollback."""
         self._console.print(text, markup=False, highlight=False)
 
+    def show_cursor(self) -> None:
+        """For an end that gives the live region no time to."""
+        self._console.show_cursor(True)
+
     def show_end(self) -> None:
         """The last lines: what was gained, what it cost, what to do next."""
         self.tick()

@@ -21,7 +21,7 @@ import ray
 from posttrain.cluster import calls
 from posttrain.cluster.actors import EngineActor
 from posttrain.cluster.handles import ENGINE_START_S, EngineHandle
-from posttrain.errors import EngineFailed, PosttrainError
+from posttrain.errors import EngineFailed, InputError, PosttrainError
 from posttrain.ports import EngineSpec
 from posttrain.weight_sync.model_folder import NOT_ARCHITECTURE
 
@@ -33,9 +33,9 @@ def engine_key(spec: EngineSpec) -> str:
     shape = {key: value for key, value in config.items() if key not in NOT_ARCHITECTURE}
     settings = {key: value for key, value in asdict(spec).items() if key != "model_path"}
     digest = hashlib.sha256(json.dumps([shape, settings], sort_keys=True).encode())
-    tokenizer = folder / "tokenizer.json"
-    if tokenizer.exists():
-        digest.update(tokenizer.read_bytes())
+    for name in ("tokenizer.json", "generation_config.json"):  # the second says where answers end
+        if (folder / name).exists():
+            digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 
 
@@ -74,9 +74,7 @@ class EnginePool:
         taken = self._take(spec, count)
         sound = False
         try:
-            for engine in taken:
-                self._make_ready(engine)
-                engine.handle.load_model_folder(spec.model_path)
+            taken = [self._prepared(engine, spec) for engine in taken]
             yield [engine.handle for engine in taken]
             sound = True
         finally:
@@ -117,6 +115,27 @@ class EnginePool:
         )
         return _Pooled(key, EngineHandle(actor, name), actor.start.remote())
 
+    def _prepared(self, engine: _Pooled, spec: EngineSpec) -> _Pooled:
+        """The engine with the spec's weights; a fresh one where it died since its last use."""
+        was_used = engine.ready
+        try:
+            self._make_ready(engine)
+            engine.handle.load_model_folder(spec.model_path)
+            return engine
+        except InputError:
+            raise
+        except PosttrainError:
+            if not was_used:
+                raise
+        with self._lock:
+            self._end(engine)
+            fresh = self._launch(engine.key, spec)
+            fresh.busy = True
+            self._engines.append(fresh)
+        self._make_ready(fresh)
+        fresh.handle.load_model_folder(spec.model_path)
+        return fresh
+
     def _make_ready(self, engine: _Pooled) -> None:
         if engine.ready:
             return
@@ -133,4 +152,5 @@ class EnginePool:
 
     def _end(self, engine: _Pooled) -> None:
         ray.kill(engine.handle.actor)
-        self._engines.remove(engine)
+        if engine in self._engines:
+            self._engines.remove(engine)

@@ -26,7 +26,7 @@ from posttrain.types import (
 # Longer than the coordinator's own deadlines, which name the culprit more closely; these are the
 # last net.
 ENGINE_START_S = 300.0
-LONGEST_CALL_S = 900.0
+LONGEST_CALL_S = 7200.0
 
 
 @dataclass(frozen=True, slots=True)

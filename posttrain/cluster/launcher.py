@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from posttrain.cluster.train_workers import (
     raise_failure,
     sft_worker,
 )
-from posttrain.errors import StageFailed
+from posttrain.errors import PosttrainError, StageFailed
 from posttrain.ports import EngineSpec, Tracker
 from posttrain.stages.jobs import OnlineJob, SftJob
 
@@ -62,7 +63,7 @@ class RayLauncher:
     # -- running --------------------------------------------------------------------------------
 
     def call(
-        self, function: Callable[..., Any], *args: Any, cpus: float = 1, deadline_s: float = 900
+        self, function: Callable[..., Any], *args: Any, cpus: float = 1, deadline_s: float = 7200
     ) -> Any:
         reference = ray.remote(function).options(num_cpus=cpus, max_retries=1).remote(*args)
         return calls.get(reference, deadline_s, f"{function.__name__} to finish")
@@ -116,7 +117,12 @@ class RayLauncher:
         with self._registered(job.stage, directory, coordinator):
             self._fit(
                 online_worker,
-                {"job": job, "directory": job.directory, "tracker": tracker, "port": port},
+                {
+                    "job": replace(job, prompts=()),  # the coordinator's, and large
+                    "directory": job.directory,
+                    "tracker": tracker,
+                    "port": port,
+                },
                 job.num_trainers,
                 job.gpus_per_trainer,
                 directory,
@@ -133,8 +139,8 @@ class RayLauncher:
     def _end_coordinator(self, coordinator: Any) -> None:
         try:
             calls.get(coordinator.close.remote(), 10, "the coordinator to close")
-        except StageFailed:
-            pass  # it died before; what it knew is in the ledger and the checkpoint
+        except PosttrainError:
+            pass  # it died before, or hangs; what it knew is in the ledger and the checkpoint
         finally:
             ray.kill(coordinator)
 
@@ -146,10 +152,12 @@ class RayLauncher:
         gpus: int,
         directory: Path,
     ) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.v2.api.config import FailureConfig
         from ray.train.v2.api.exceptions import TrainingFailedError
 
+        self._require_room(num_workers, gpus)
         (directory / FAILURE_FILE).unlink(missing_ok=True)  # of an attempt whose driver was killed
         trainer = TorchTrainer(
             worker,
@@ -162,7 +170,9 @@ class RayLauncher:
             run_config=RunConfig(
                 name="ray_train",
                 storage_path=str(directory),
-                failure_config=FailureConfig(max_failures=TRAINER_RESTARTS),
+                failure_config=FailureConfig(
+                    max_failures=TRAINER_RESTARTS, controller_failure_limit=TRAINER_RESTARTS
+                ),
             ),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         )
@@ -176,6 +186,17 @@ class RayLauncher:
                 "checkpoint",
             ) from error
         raise_failure(directory)
+
+    def _require_room(self, num_workers: int, gpus: int) -> None:
+        """Ray would wait for ever for a placement that cannot be."""
+        total = ray.cluster_resources()
+        wanted = {"CPU": float(num_workers), "GPU": float(num_workers * gpus)}
+        for name, count in wanted.items():
+            if count > total.get(name, 0.0):
+                raise StageFailed(
+                    f"wants {count:g} {name}s for trainers, the cluster has {total.get(name, 0):g}",
+                    help="resources: {trainers: ...} of the stage, or a larger cluster",
+                )
 
     def _outcome(self, directory: Path) -> str:
         stopped = directory / STOP_FILE
@@ -215,6 +236,8 @@ class RayLauncher:
         self._pool.close()
         try:
             calls.get(self._tracker.close.remote(), 60, "the tracker to close")
+        except PosttrainError:
+            pass  # every line was on disk when it was logged; only W&B may lack the last ones
         finally:
             ray.kill(self._tracker)
 

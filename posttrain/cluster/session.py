@@ -8,30 +8,20 @@ import shutil
 import socket
 import tempfile
 import threading
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import ray
 
+from posttrain.cluster.environment import prepare_ray
 from posttrain.config.pipeline import Cluster
 from posttrain.errors import InputError, Problem
-from posttrain.weight_sync.shared_directory import remove_orphans
+from posttrain.weight_sync.shared_directory import SharedDirectory, remove_orphans
 
 NAMESPACE_PREFIX = "posttrain"
 CONNECT_TIMEOUT_S = 5.0
-
-# Set before Ray starts; its worker processes inherit them.
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # 2 by default: that long a stage ends later
-    "RAY_worker_niceness": "0",  # Ray's 15 starves a trainer beside anything else on two cores
-    "VLLM_NO_USAGE_STATS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 class ClusterSession:
@@ -48,13 +38,16 @@ class ClusterSession:
         self._cluster = cluster
         self._address = address
         self._log_directory = log_directory
-        self._scratch: Path | None = None
-        self.namespace = f"{NAMESPACE_PREFIX}-{os.getpid()}"
-        self.num_cores = cluster.cpus or os.cpu_count() or 1
+        self._owned: SharedDirectory | None = None
+        self._own_tmpdir: str | None = None
+        # Not the pid: two containers may share a cluster, and a pid.
+        self.namespace = f"{NAMESPACE_PREFIX}-{uuid.uuid4().hex[:12]}"
+        self.num_cores = cluster.cpus or len(os.sched_getaffinity(0))
 
     def __enter__(self) -> ClusterSession:
+        prepare_ray(self._address)
         remove_orphans()
-        os.environ.update({k: v for k, v in _ENVIRONMENT.items() if k not in os.environ})
+        remove_orphans(tempfile.gettempdir())
         common: dict[str, Any] = {
             "namespace": self.namespace,
             "log_to_driver": False,
@@ -64,18 +57,20 @@ class ClusterSession:
         if self._address:
             self._join(self._address, common)
             return self
-        # A folder of our own, so that nothing of the session stays on the machine. Short, because
+        # A folder of our own, so that nothing of the session stays on the machine; short, because
         # Ray puts sockets into it and their paths are limited to 107 characters.
-        self._scratch = Path(tempfile.mkdtemp(prefix="posttrain-"))
-        os.environ["VLLM_CACHE_ROOT"] = str(self._scratch / "vllm")
-        os.environ["VLLM_CONFIG_ROOT"] = str(self._scratch / "vllm")
-        # Asks a cloud whether this machine will be taken away; here it is one process more.
-        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+        self._owned = SharedDirectory("ray", tempfile.gettempdir()).__enter__()
+        scratch = self._owned.path
+        for name, folder in (("VLLM_CACHE_ROOT", "vllm"), ("VLLM_CONFIG_ROOT", "vllm")):
+            os.environ[name] = str(scratch / folder)
+        (scratch / "tmp").mkdir()
+        self._own_tmpdir = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = str(scratch / "tmp")  # of the workers; this process keeps its own
         try:
             ray.init(
                 num_cpus=self.num_cores + self._cluster.engines,
                 include_dashboard=False,
-                _temp_dir=str(self._scratch),
+                _temp_dir=str(scratch),
                 **common,
             )
         except BaseException:  # a Ctrl-C too: what was started by then must not stay
@@ -108,24 +103,30 @@ class ClusterSession:
         traceback: TracebackType | None,
     ) -> None:
         ray.shutdown()  # returns when this host's workers are dead
-        remove_orphans()
-        if self._scratch is not None:
-            if kind is not None:  # somebody will want to read them
-                self._keep_logs()
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        if kind is not None and not issubclass(kind, InputError):
+            self._keep_logs()  # somebody will want to read them
+        self._clean()
 
     def abandon(self) -> None:
         """Take everything down at once, from a signal handler: the process ends right after."""
         killer = threading.Thread(target=ray.shutdown, daemon=True)
         killer.start()
         killer.join(timeout=5.0)
+        self._clean()
+
+    def _clean(self) -> None:
         remove_orphans()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._owned is None:
+            return
+        os.environ.pop("TMPDIR", None)
+        if self._own_tmpdir is not None:
+            os.environ["TMPDIR"] = self._own_tmpdir
+        self._owned.close()
 
     def _keep_logs(self) -> None:
-        assert self._scratch is not None
-        for logs in self._scratch.glob("session_2*/logs"):
+        if self._owned is None:
+            return
+        for logs in self._owned.path.glob("session_2*/logs"):
             target = self._log_directory / "ray"
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(logs, target, ignore_dangling_symlinks=True)

@@ -61,9 +61,10 @@ class LoopSettings:
     samples_per_prompt: int
     sampling: Sampling
     seed: int
-    generate_deadline_s: float = 600.0  # one group, on one engine
-    score_deadline_s: float = 120.0  # one group
-    sync_deadline_s: float = 120.0  # all engines
+    # The last net under a process that hangs: they include waiting in the other side's queue.
+    generate_deadline_s: float = 3600.0  # one group, on one engine
+    score_deadline_s: float = 3600.0  # one group; a single answer has reward.timeout_s
+    sync_deadline_s: float = 300.0  # all engines
     broken_share_limit: float = 0.05  # of the answers: more, and the run stops
     broken_min_answers: int = 256  # before the share above means anything
 
@@ -132,11 +133,13 @@ class Coordinator:
 
     async def next_batch(self, step: int) -> TrainBatch | None:
         """The batch that makes version step+1; the same one when asked again; None: stop."""
-        if step in self._served:
-            return self._served[step]
         began = time.monotonic()
         async with self._changed:
             while True:
+                # Looked at again after each wait: a trainer that died while it waited has left its
+                # call behind, and both must get the same batch.
+                if step in self._served:
+                    return self._served[step]
                 if self._failure:
                     raise self._failure
                 if self._stopping or step >= self._settings.num_steps:
@@ -150,7 +153,7 @@ class Coordinator:
                 if chosen is not None:
                     break
                 await self._changed.wait()
-        return self._take(step, chosen, time.monotonic() - began)
+            return self._take(step, chosen, time.monotonic() - began)
 
     async def publish(self, version: WeightVersion) -> SyncReport:
         """Give new weights to every engine; admission goes on once the last has acknowledged.
@@ -159,8 +162,12 @@ class Coordinator:
         that was restarted publishes an older version again, and the engines follow it back.
         """
         first = not self._acknowledged
+        if version.version < max(self._acknowledged.values(), default=0):
+            self._rewind()
         report = await self._sync(version)
-        if not first:
+        if first:
+            await self._engine_stats()  # what earlier stages did is not this stage's work
+        else:
             await self._log_engines(version.version, report)
         async with self._changed:
             self._admit()
@@ -215,6 +222,15 @@ class Coordinator:
         self._pending_draws = [draw for draw in state.unsettled() if draw not in buffered]
         # Without this a burst of version * B stale groups would be admitted after every restart.
         self._num_accepted = state.num_trained + len(self._buffer)
+
+    def _rewind(self) -> None:
+        """Begin what runs anew: it would go on under weights older than its start version says."""
+        for task in self._tasks:
+            task.cancel()
+        self._pending_draws = sorted(
+            {*self._pending_draws, *(r.draw for r in self._running.values())}
+        )
+        self._running.clear()
 
     def _admit(self) -> None:
         if self._stopping or self._failure or not self._acknowledged:
@@ -336,18 +352,27 @@ class Coordinator:
         return batch
 
     async def _sync(self, version: WeightVersion) -> SyncReport:
-        reports = await asyncio.gather(
+        engines = list(self._engines)
+        answers = await asyncio.gather(
             *(
                 self._deadline(
                     engine.update_weights(version),
                     self._settings.sync_deadline_s,
                     f"engine {engine.name} to take version {version.version}",
                 )
-                for engine in self._engines
-            )
+                for engine in engines
+            ),
+            return_exceptions=True,
         )
-        for engine, report in zip(self._engines, reports, strict=True):
-            self._acknowledged[engine.name] = report.version
+        reports: list[SyncReport] = []
+        for engine, answer in zip(engines, answers, strict=True):
+            if isinstance(answer, EngineFailed):
+                self._lose(engine, answer)  # raises where it was the last one
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                self._acknowledged[engine.name] = answer.version
+                reports.append(answer)
         return SyncReport(
             version=version.version,
             checksums_agree=all(report.checksums_agree for report in reports),
@@ -355,10 +380,15 @@ class Coordinator:
             stall_ms=max(report.stall_ms for report in reports),
         )
 
-    async def _log_engines(self, version: int, report: SyncReport) -> None:
-        stats = [await engine.stats() for engine in self._engines]
+    async def _engine_stats(self) -> tuple[list[Mapping[str, float]], float]:
+        """What every engine did since the last call, and how many seconds that was."""
+        stats = [await engine.stats() for engine in list(self._engines)]
         window_s = max(1e-9, time.monotonic() - self._stats_at)
         self._stats_at = time.monotonic()
+        return stats, window_s
+
+    async def _log_engines(self, version: int, report: SyncReport) -> None:
+        stats, window_s = await self._engine_stats()
         latency = self._score_ms or [0.0]
         self._tracker.log(
             {

@@ -139,6 +139,7 @@ class _Checker:
                     self.plugins.setdefault(name, {})[key] = config
         if isinstance(stage, OnlineRlStage):
             self._check_groups(name, stage)
+            self._check_trainers(name, stage)
         if isinstance(stage, SftStage):
             self._check_shares(name, stage)
         if isinstance(stage, SftStage | OnlineRlStage):
@@ -182,6 +183,14 @@ class _Checker:
             message = f"{samples}, but {stage.algorithm.name} compares the samples of one prompt"
             key = f"stages.{name}.batch.samples_per_prompt"
             self.add("impossible-group", message, key, "2 or more (8 is usual)")
+
+    def _check_trainers(self, name: str, stage: OnlineRlStage) -> None:
+        """Several ranks would each train and publish a model of their own."""
+        trainers = stage.resources.trainers or self.loaded.cluster.trainers
+        if trainers > 1:
+            message = f"{trainers} trainers, but online stages train on one so far"
+            key = f"stages.{name}.resources.trainers"
+            self.add("one-trainer", message, key, "resources: {trainers: 1}")
 
     def _check_shares(self, name: str, stage: SftStage) -> None:
         """Every trainer gets the same number of rows of each step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from posttrain.config.pipeline import (
     OnlineRlStage,
     SftStage,
 )
-from posttrain.errors import Interrupted, PosttrainError, StageFailed
+from posttrain.errors import InputError, Interrupted, PosttrainError, StageFailed
 from posttrain.pipeline.plan import PlannedStage, RunPlan
 from posttrain.pipeline.provenance import git_state, machine, versions
 from posttrain.pipeline.store import RunFolder, StageFolder, read_json, write_json
@@ -67,6 +68,11 @@ class StageRunner:
             outcome = self._dispatch(planned, context)
             if outcome == "stopped":
                 raise Interrupted(f"{planned.name} was stopped and saved")
+        except InputError as error:  # found while it ran: the stage failed, earlier ones are kept
+            failure = StageFailed(error.message, place=error.problems[0].place, help=error.help)
+            failure.code = error.problems[0].code
+            self._end(planned, folder, manifest, failure)
+            raise failure from error
         except PosttrainError as error:
             self._end(planned, folder, manifest, error)
             raise
@@ -105,6 +111,8 @@ class StageRunner:
     def _prewarm(self, context: StageContext) -> None:
         """The first engine starts beside the first training: its weights are swapped in later."""
         for suite in self.plan.suites.values():
+            if self.plan.loaded.cluster.gpus_per_engine:
+                return  # an idle engine would hold the GPU that the trainer needs
             spec = self.evaluator.engine_for(str(context.directory / "model"), suite)
             self.launcher.prewarm(spec, 1)
 
@@ -193,7 +201,11 @@ class StageRunner:
             "ended": time.time(),
             "seconds": manifest["seconds"] + time.time() - began,
         }
-        metrics = self.launcher.close_stage(planned.name, {"state": state})
+        try:
+            metrics = self.launcher.close_stage(planned.name, {"state": state})
+        except PosttrainError as trouble:  # a dead tracker must not undo a finished stage
+            self.event("tracker-lost", planned.name, message=trouble.message)
+            metrics = {}
         manifest["metrics"] = metrics
         manifest["step"] = metrics.get("axis/step")
         if state == "done":
@@ -204,4 +216,6 @@ class StageRunner:
                 document = read_json(folder.path / "measurements.json") or {}
                 manifest["metrics"] = {"models": document.get("models", {})}
         folder.write_manifest(manifest)
+        if state == "done":  # its model folder holds what is needed from here on
+            shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
         self.event(f"stage-{state}", planned.name, seconds=manifest["seconds"])

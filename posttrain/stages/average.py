@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.config.pipeline import AverageStage
+from posttrain.errors import StageFailed
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
 
@@ -35,7 +36,13 @@ def average_folders(
     before, after = load_state(pre), load_state(post)
     mixed = module.average(before, after, weight_pre, config)
     model = load_model(post, precision=None)
-    model.load_state_dict(mixed, strict=False)
+    left_over = model.load_state_dict(mixed, strict=False).unexpected_keys
+    if left_over:  # written to disk under other names than the module's: they would keep `post`
+        raise StageFailed(
+            f"{len(left_over)} tensors have no place in the model, first {left_over[0]}",
+            place=post,
+            help="this architecture stores its weights under other names; average it elsewhere",
+        )
     save_model(model, load_tokenizer(post), Path(target))
     moved = sum(float((after[n].double() - before[n].double()).pow(2).sum()) for n in before)
     length = sum(float(before[n].double().pow(2).sum()) for n in before)

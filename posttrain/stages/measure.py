@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.pipeline import Cluster, Suite, TaskSpec
+from posttrain.config.plugins import source_fingerprint
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.ports import EngineSpec
 from posttrain.reward.worker import RewardPool
@@ -75,13 +76,21 @@ class Measurement:
 def suite_fingerprint(suite: Suite, data_fingerprints: Mapping[str, str]) -> str:
     """What decides a suite's questions: settings of its tasks and their data, not their names."""
     asked = {
-        "tasks": {task: task_spec(suite, task).model_dump() for task in suite_tasks(suite)},
+        "tasks": {task: _task_asks(task_spec(suite, task)) for task in suite_tasks(suite)},
         "data": dict(data_fingerprints),
         "prompts_per_task": suite.prompts_per_task,
         "temperature": suite.temperature,
         "roles": [suite.gain, suite.keep],
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _task_asks(spec: TaskSpec) -> dict[str, Any]:
+    """A task without the place of its data, and with the content of a reward file of the user's."""
+    asks = spec.model_dump(exclude={"data": {"path", "name", "split", "revision"}})
+    if spec.reward is not None:
+        asks["reward_source"] = source_fingerprint(spec.reward.name)
+    return asks
 
 
 @dataclass(slots=True)
@@ -125,13 +134,16 @@ class Evaluator:
     def _prepare(
         self, model_path: str, suite: Suite, fingerprint: str
     ) -> dict[str, list[Prompt] | list[Window]]:
-        tokenizer = Path(model_path) / "tokenizer.json"
-        digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.exists() else ""
-        key = f"{fingerprint}/{digest}"
+        digest = hashlib.sha256()
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            file = Path(model_path) / name
+            digest.update(file.read_bytes() if file.exists() else b"-")
+        length = self.engine_for(model_path, suite).max_model_len
+        key = f"{fingerprint}/{digest.hexdigest()}/{length}"
         with self._lock:  # two models that finish together need the same questions only once
             if key not in self._questions:
                 self._questions[key] = self.launcher.call(
-                    render_suite, model_path, suite.model_dump(), context_length(model_path)
+                    render_suite, model_path, suite.model_dump(), length
                 )
             return self._questions[key]
 
@@ -149,19 +161,19 @@ class Evaluator:
 
 
 def render_suite(
-    model_path: str, suite_data: Mapping[str, Any], context: int
+    model_path: str, suite_data: Mapping[str, Any], length: int
 ) -> dict[str, list[Prompt] | list[Window]]:
-    """Every task's questions for one tokenizer. Runs in a process of its own."""
+    """Every task's questions, for an engine of `length` tokens. Runs in a process of its own."""
     suite = Suite.model_validate(dict(suite_data))
     questions: dict[str, list[Prompt] | list[Window]] = {}
     for task in suite_tasks(suite):
         spec: TaskSpec = task_spec(suite, task)
         data = spec.data.model_dump()
         if spec.reward is None:
-            window = min(PERPLEXITY_WINDOW_TOKENS, context)
+            window = min(PERPLEXITY_WINDOW_TOKENS, length - 1)  # scoring asks for one token more
             questions[task] = render_windows(model_path, data, window, suite.prompts_per_task)
         else:
-            room = context - spec.max_new_tokens
+            room = length - spec.max_new_tokens
             questions[task] = render_prompts(
                 model_path, data, room, suite.prompts_per_task, EVALUATION_SEED
             )

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posttrain.algorithms import needs_of
 from posttrain.config.optimiser import OptimiserConfig
 from posttrain.errors import StageFailed
 from posttrain.model.load import DTYPES, save_model
@@ -59,7 +60,8 @@ class RlTrainer:
         config: OptimiserConfig,
         settings: StepSettings,
     ) -> None:
-        self.model = model.train()
+        # Without dropout: log-probs that are trained on must be those that the engine sampled with.
+        self.model = model.eval()
         self._reference = reference.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._algorithm = algorithm
@@ -235,12 +237,6 @@ class _Piece:
     rollouts: tuple[Rollout, ...]
     tokens_T: Tensor  # indices into the flat batch
     sequence_T: Tensor  # 0-based sequence of each token, within the piece
-
-
-def needs_of(algorithm: ModuleType, config: Any) -> Needs:
-    """What the algorithm needs under these settings: its `needs(config)`, else its NEEDS."""
-    own = getattr(algorithm, "needs", None)
-    return own(config) if own is not None else algorithm.NEEDS
 
 
 def _refuse_unmet(needs: Needs) -> None:

@@ -17,6 +17,7 @@ from types import TracebackType
 PARENT = Path("/dev/shm")
 PREFIX = "posttrain-"
 OWNER_FILE = "owner"
+OWNED_NAME = re.compile(rf"{PREFIX}\d+-")
 
 
 class SharedDirectory:
@@ -59,7 +60,11 @@ class SharedDirectory:
 
 def remove_orphans(parent: str | Path = PARENT) -> list[Path]:
     """Remove the folders whose owner is dead, and return them. Folders of live owners stay."""
-    folders = [path for path in sorted(Path(parent).glob(f"{PREFIX}*")) if path.is_dir()]
+    folders = [
+        path
+        for path in sorted(Path(parent).glob(f"{PREFIX}*"))
+        if path.is_dir() and OWNED_NAME.match(path.name)
+    ]
     return [folder for folder in folders if _remove_orphan(folder)]
 
 

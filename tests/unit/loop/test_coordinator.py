@@ -10,7 +10,7 @@ from posttrain.errors import DeadlineExceeded, EngineFailed, RewardBroken
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.coordinator import Coordinator, LoopSettings, draw_seed
 from posttrain.loop.ledger import Ledger
-from posttrain.rollout.fake_engine import FakeEngine
+from posttrain.rollout.fake_engine import FakeEngine, per_token
 from posttrain.types import Prompt, Sampling, Score, WeightVersion
 
 
@@ -238,3 +238,49 @@ def test_stop_tells_a_waiting_trainer_to_end():
 def test_seeds_of_draws_are_fixed_and_differ():
     assert draw_seed(7, 0) == draw_seed(7, 0)
     assert len({draw_seed(7, draw) for draw in range(1000)}) == 1000
+
+
+def test_a_call_that_a_dead_trainer_left_behind_takes_no_batch_of_its_own():
+    async def run():
+        loop = coordinator()
+        left_behind = asyncio.create_task(loop.next_batch(0))  # before any group is there
+        again = asyncio.create_task(loop.next_batch(0))
+        await asyncio.sleep(0.01)
+        await loop.publish(version(0))
+        first, second = await asyncio.wait_for(asyncio.gather(left_behind, again), 5)
+        batches = [second]
+        for step in range(1, SETTINGS.num_steps):
+            await loop.publish(version(step))
+            batches.append(await asyncio.wait_for(loop.next_batch(step), 5))
+        await loop.close()
+        return first, second, batches
+
+    first, second, batches = asyncio.run(run())
+    assert first == second
+    assert sorted(draws(batches)) == list(range(24))
+
+
+def test_after_a_trainer_fell_back_what_runs_is_begun_anew_and_the_bound_holds():
+    async def run():
+        loop = coordinator(engines=[FakeEngine("0", latency=per_token(0.002))])
+        await loop.publish(version(0))
+        batches = []
+        for step in range(3):
+            batches.append(await asyncio.wait_for(loop.next_batch(step), 5))
+            await loop.publish(version(step + 1))
+        await loop.committed(0)  # the checkpoint holds step 0; the trainer dies and falls back to 1
+        await loop.publish(version(1))
+        redone = []
+        for step in range(1, SETTINGS.num_steps):
+            redone.append(await asyncio.wait_for(loop.next_batch(step), 5))
+            await loop.publish(version(step + 1))
+        await loop.close()
+        return batches, redone
+
+    batches, redone = asyncio.run(run())
+    assert redone[:2] == batches[1:]  # the same batches again
+    assert sorted(draws([batches[0], *redone])) == list(range(24))
+    for batch in redone:
+        for scored in batch.groups:
+            oldest = min(v for rollout in scored.group.rollouts for v in rollout.versions)
+            assert batch.step - oldest <= 1

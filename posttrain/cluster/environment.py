@@ -1,0 +1,30 @@
+"""Environment of Ray and of the processes that it starts. Imports no ray: it must come first."""
+
+from __future__ import annotations
+
+import os
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # 2 by default: that long a stage ends later
+    "RAY_worker_niceness": "0",  # Ray's 15 starves a trainer beside anything else on two cores
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+LOCAL_SETTINGS = {
+    # A cluster of one host listens on 127.0.0.1 only: Ray asks nobody who they are, and whoever
+    # reaches its ports can run code. (The name is Ray's; on Linux it does just this.)
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Asks a cloud whether this machine will be taken away; here it is one process more.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+def prepare_ray(address: str | None) -> None:
+    """Set what is not set already; worker processes inherit it. Call before `ray` is imported."""
+    settings = SETTINGS | ({} if address else LOCAL_SETTINGS)
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
