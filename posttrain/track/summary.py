@@ -27,9 +27,10 @@ from posttrain.track.gains import (
     ModelRow,
     gain_table,
     mean_share,
+    measured_models,
     parent_model,
 )
-from posttrain.track.views import RunView, StageView
+from posttrain.track.views import Measurement, RunView, StageView
 from posttrain.types import Interval
 
 MARKS = {"done": "✓", "failed": "✗", "stopped": "■", "running": "▶", "waiting": "·"}
@@ -152,10 +153,14 @@ def _table(view: RunView, rows: list[ModelRow]) -> list[str]:
     gains = [task for task in suite.gain if any(task in row.gain for row in rows)]
     with_keep = any(row.keep is not None for row in rows)
     with_tax = any(row.tax is not None for row in rows)
-    cells = [_cells(row, gains, with_keep, with_tax) for row in rows]
+    measured = measured_models(view)
+    texts = [t for t in suite.keep if any(_is_perplexity(m, t) for m in measured.values())]
+    cells = [
+        _cells(row, gains, with_keep, with_tax, measured[row.stage.name], texts) for row in rows
+    ]
     header = ["", *(task_label(task) for task in gains)]
     header += [f"{suite.keep_label} kept" if suite.keep_label == "skills" else "kept"] * with_keep
-    header += ["tax (points)"] * with_tax + ["time"]
+    header += ["tax (points)"] * with_tax + texts + ["time"]
     widths = [max(len(line[index]) for line in [header, *cells]) for index in range(len(header))]
     first_cost = 1 + len(gains)
     cost_at = 2 + sum(width + 3 for width in widths[:first_cost])
@@ -167,7 +172,18 @@ def _table(view: RunView, rows: list[ModelRow]) -> list[str]:
     return lines
 
 
-def _cells(row: ModelRow, gains: list[str], with_keep: bool, with_tax: bool) -> list[str]:
+def _is_perplexity(measurement: Measurement, task: str) -> bool:
+    return task in measurement.tasks and measurement.tasks[task].kind == "perplexity"
+
+
+def _cells(
+    row: ModelRow,
+    gains: list[str],
+    with_keep: bool,
+    with_tax: bool,
+    measurement: Measurement,
+    texts: list[str],
+) -> list[str]:
     cells = [row.stage.name]
     for task in gains:
         interval, change = row.gain.get(task), row.gain_changes.get(task)
@@ -177,6 +193,9 @@ def _cells(row: ModelRow, gains: list[str], with_keep: bool, with_tax: bool) -> 
         cells.append(percent_interval(row.keep) if row.keep else "-")
     if with_tax:
         cells.append(tax_text(row.tax))
+    for task in texts:  # shown, never averaged into points
+        shown = _is_perplexity(measurement, task)
+        cells.append(significant(measurement.tasks[task].value.value, 3) if shown else "-")
     took = "kept" if row.stage.kept else duration(row.stage.seconds)
     return [*cells, took]
 
