@@ -43,6 +43,7 @@ class PosttrainError(Exception):
 
     code = "failed"
     exit_code = 1
+    is_shown = False  # whether a screen has told it already
 
     def __init__(self, message: str, *, place: str = "", help: str = "") -> None:
         super().__init__(message)

@@ -130,7 +130,8 @@ def _report(error: PosttrainError, as_json: bool) -> int:
     from posttrain.cli.output import print_json_lines, print_problems
 
     problems = error.problems if isinstance(error, InputError) else [error.problem()]
-    print_problems(problems)
+    if not error.is_shown or as_json:
+        print_problems(problems)
     if as_json:
         print_json_lines(problems)
     if os.environ.get("POSTTRAIN_TRACEBACK") == "1":

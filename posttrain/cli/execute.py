@@ -86,6 +86,7 @@ class Execution:
                 raise
             self._end(folder, STATES.get(type(error), "failed"), None, error)
             self._finish(folder, screen)
+            error.is_shown = True
             raise
         except KeyboardInterrupt:  # while Ray was starting; `interruptible` handles later ones
             self._end(folder, "stopped", None, Interrupted("stopped before the first stage"))

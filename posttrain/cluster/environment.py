@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,5 +27,8 @@ LOCAL_SETTINGS = {
 def prepare_ray(address: str | None) -> None:
     """Set what is not set already; worker processes inherit it. Call before `ray` is imported."""
     settings = SETTINGS | ({} if address else LOCAL_SETTINGS)
+    if address and (Path.home() / ".ray" / "auth_token").exists():
+        # Ray shows its token to a cluster that it finds by itself, to a named one only when told.
+        settings["RAY_AUTH_MODE"] = "token"
     for name, value in settings.items():
         os.environ.setdefault(name, value)

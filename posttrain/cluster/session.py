@@ -91,8 +91,8 @@ class ClusterSession:
                     "no-cluster",
                     f"no Ray cluster answers at {address}",
                     path="--address",
-                    help="`ray status` on that machine says whether one runs; without --address "
-                    "a local one is started",
+                    help="`ray status` on that machine says whether one runs, and whether it wants "
+                    "a token (RAY_AUTH_MODE=token); without --address a local one is started",
                 )
             ) from error
 
