@@ -33,8 +33,6 @@ from posttrain.pipeline.store import RunFolder, write_json
 from posttrain.stages.measure import Evaluator
 from posttrain.track.jsonl import JsonlWriter
 
-SCHEMA = 1
-
 
 @dataclass(slots=True)
 class Runner:

@@ -138,7 +138,6 @@ class StageRunner:
             num_cores=self.num_cores,
             seed=planned.seed,
             attempt=attempt,
-            base_dir=str(self.plan.loaded.base_dir),
         )
 
     def artifact(self, name: str) -> Artifact:

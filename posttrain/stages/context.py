@@ -28,7 +28,6 @@ class StageContext:
     num_cores: int
     seed: int
     attempt: int
-    base_dir: str  # relative plug-in paths are looked up from here
 
     def num_engines(self, resources: Resources) -> int:
         return resources.engines or self.cluster.engines
