@@ -86,6 +86,10 @@ class StageFailed(PosttrainError):
     code = "stage-failed"
 
 
+class ProcessDied(StageFailed):
+    """A process that was waited for has died; it may be started again."""
+
+
 class GateFailed(PosttrainError):
     """A gate said stop: the stage is done and kept, but what follows is not started."""
 
@@ -116,6 +120,12 @@ class WeightsDiffer(PosttrainError):
     """An engine answers with other weights than the trainer published."""
 
     code = "weights-differ"
+
+
+class WeightsGone(WeightsDiffer):
+    """Published weights are no longer where they were: a newer version has replaced them."""
+
+    code = "weights-gone"
 
 
 class RewardBroken(PosttrainError):

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from posttrain.types import (
+    Directive,
+    EngineReport,
     Prompt,
     Rollout,
     RolloutGroup,
+    RolloutRef,
     Sampling,
     Score,
+    Scoring,
+    StoredBatch,
     SyncReport,
-    TrainBatch,
     WeightVersion,
 )
 
@@ -38,7 +42,6 @@ class Needs:
     reference: bool = False  # log-probs of the frozen starting model
     greedy: bool = False  # one greedy rollout per prompt
     pairs: bool = False  # offline: chosen and rejected answers
-    proximal: bool = False  # log-probs recomputed with the weights right before the step
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +77,22 @@ class LossInputs:
     """What `loss(inputs, config)` sees: one packed micro-batch of the optimiser batch.
 
     Sums over a micro-batch are divided by the *whole* batch's counts, so that micro-batches add up.
+
+    Which policy `old_logprobs_T` is of (the one that sampled, or the weights right before the step)
+    is the stage's setting `off_policy`; with the latter, `advantages_T` come multiplied with each
+    token's weight, 0 or more. So no algorithm has to know; but a policy loss must be proportional
+    to the advantages' size, as every policy gradient is.
     """
 
     logprobs_T: Tensor  # [T] of the current policy, with gradient
-    behaviour_logprobs_T: Tensor  # [T]
+    old_logprobs_T: Tensor  # [T] centre of the trust region: ratios are taken to this
     advantages_T: Tensor  # [T]
     mask_T: Tensor  # [T]
     sequence_T: Tensor  # [T] which sequence of the micro-batch a token belongs to, 0-based
     num_sequences: int  # in this micro-batch
-    total_tokens: float  # masked-in tokens of the whole optimiser batch, over all ranks
+    total_tokens: float  # masked-in tokens of the whole optimiser step, over all ranks
     total_sequences: float  # sequences with at least one such token, over all ranks
     entropy_T: Tensor | None = None  # [T] nats; detached
-    proximal_logprobs_T: Tensor | None = None
     reference_logprobs_T: Tensor | None = None
     values_T: Tensor | None = None  # [T] with gradient
     old_values_T: Tensor | None = None
@@ -147,6 +154,7 @@ class EngineSpec:
     max_running: int
     gpus: int = 0
     cpus: int = 1
+    weight_sync: str = "shm"  # how weights reach it: shm or nccl
 
 
 class RolloutPort(Protocol):
@@ -175,23 +183,37 @@ class RewardPort(Protocol):
         ...
 
 
+class StoredRewardPort(Protocol):
+    """Reward workers as the coordinator sees them: they read the answers themselves."""
+
+    async def score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
+        """One entry per ref. Raises RewardBroken where the reward cannot be used at all."""
+        ...
+
+
 class TrainPort(Protocol):
     """What a trainer asks of the coordinator. Blocking calls, each with a deadline."""
 
-    def next_batch(self, step: int) -> TrainBatch | None:
+    def next_batch(self, step: int) -> StoredBatch | None:
         """The batch of this step; the same one when asked again. None: stop now."""
         ...
 
-    def publish(self, version: WeightVersion) -> SyncReport:
-        """Hand the new weights to every engine; returns when all have acknowledged."""
+    def publish(self, version: WeightVersion) -> None:
+        """Announce new weights. Returns when every engine has acknowledged the *previous* ones:
+        two files are enough, and nobody waits for the swap itself.
+        """
         ...
 
-    def probe(self) -> Sequence[Rollout]:
-        """A few fresh answers of every engine under the newest version, to compare log-probs."""
+    def wait_acknowledged(self, version: int) -> SyncReport:
+        """Returns when every live engine computes with `version` or a newer one."""
+        ...
+
+    def probe(self) -> Sequence[tuple[Prompt, RolloutRef]]:
+        """A few fresh answers of every engine, to compare log-probs."""
         ...
 
     def committed(self, step: int) -> None:
-        """The checkpoint that contains this step is whole."""
+        """A whole checkpoint holds `step` trained batches."""
         ...
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -213,6 +235,24 @@ class StoredCheckpoint(Protocol):
     def load_optimiser(self) -> Mapping[str, Any]: ...
 
 
+class CoordinatorPort(Protocol):
+    """The coordinator as a rollout worker sees it."""
+
+    async def exchange(self, report: EngineReport) -> Directive:
+        """Tell what was done, be told what to do. Answers at once where there is something to say,
+        else within a few seconds. Raises StageFailed where the coordinator's process is gone.
+        """
+        ...
+
+
+class SpanTracker(Protocol):
+    """Where spans of the trace go: who did what, from when to when. Never raises."""
+
+    def span(self, track: str, name: str, start_s: float, end_s: float, **details: Any) -> None:
+        """`track` is a row of the picture ("engine 0"); times are of time.time()."""
+        ...
+
+
 class CheckpointPort(Protocol):
     """Where a trainer saves; `posttrain.checkpoint.store` implements it."""
 
@@ -227,7 +267,7 @@ class CheckpointPort(Protocol):
     ) -> Any: ...
 
 
-class Tracker(Protocol):
+class Tracker(SpanTracker, Protocol):
     """Where numbers and events of one stage go. Never slows a step; never raises."""
 
     def log(self, metrics: Mapping[str, float], **axes: float) -> None:

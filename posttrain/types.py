@@ -132,6 +132,134 @@ class Sampling:
     seed: int | None = None  # of the request; None: unseeded
 
 
+# ---------------------------------------------------------------------------------------------
+# What engines and coordinator tell one another: ids and places, never tokens
+# ---------------------------------------------------------------------------------------------
+
+Lane = Literal["train", "probe", "evaluation"]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRef:
+    """Where one finished sample lies: a record of a journal file that every process can read.
+
+    Example: RolloutRef("runs/quickstart/rlvr/4f1c9a2e/journal/0-7f3a-000002.journal", 8192)
+    """
+
+    path: str  # absolute
+    offset: int  # bytes from the start of the file
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Samples of one prompt draw for one engine.
+
+    `look_in` names journals of engines that had these samples before: a finished sample found there
+    is reported as it is, a half-generated one goes on from the tokens it has.
+    """
+
+    lane: Lane
+    draw: int  # in lane "train" the draw's number in the stage's prompt stream
+    samples: tuple[int, ...]  # 0..K-1, those this engine shall generate
+    prompt: Prompt
+    sampling: Sampling  # `seed` is the draw's; sample i is seeded with seed + i
+    look_in: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedSample:
+    """One sample that an engine has generated and written into its journal."""
+
+    lane: Lane
+    draw: int
+    sample: int
+    ref: RolloutRef
+    start_version: int  # what the engine had acknowledged when its first token was asked for
+    num_tokens: int
+    continued_tokens: int = 0  # of them taken over from another engine's journal
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSample:
+    """One sample that an engine gives back: it cannot be generated, or took too long."""
+
+    lane: Lane
+    draw: int
+    sample: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine did since its last report, and how full it is now."""
+
+    busy_s: float = 0.0  # spent in steps
+    tokens: int = 0  # of finished and running samples
+    running: int = 0  # sequences
+    waiting: int = 0
+    cache_hit_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What an engine tells the coordinator in one exchange.
+
+    Delivered at least once: the engine repeats what the coordinator did not answer for.
+    """
+
+    engine: str
+    process: str  # of the worker's process; a restarted one is another
+    capacity: int  # sequences that it decodes together
+    acknowledged: WeightVersion | None  # the weights it computes with; None before the first
+    sync: SyncReport | None = None  # once, of the swap to `acknowledged`
+    finished: tuple[FinishedSample, ...] = ()
+    failed: tuple[FailedSample, ...] = ()
+    # Every (lane, draw, sample) it has not finished: in a process' first report, and after an
+    # exchange that failed.
+    holds: tuple[tuple[Lane, int, int], ...] = ()
+    received: int = 0  # `number` of the last directive that arrived; what came after is sent again
+    stats: EngineStats = EngineStats()
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """What the coordinator answers to a report."""
+
+    number: int = 0  # counts the directives of one engine's process
+    work: tuple[Work, ...] = ()
+    weights: WeightVersion | None = None  # take these
+    abort: tuple[tuple[Lane, int], ...] = ()  # (lane, draw) that nobody wants any more
+    journal: int = 0  # rises when half-generated samples shall be written down, into a new segment
+    end: bool = False  # the stage is over
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What the reward worker says of one group. A sample whose verifier broke has no score."""
+
+    scores: tuple[Score | None, ...]  # K
+    broken: tuple[str, ...] = ()  # what went wrong, one sentence per broken sample
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGroup:
+    """A scored group as the coordinator knows it: its tokens stay where the engines wrote them."""
+
+    draw: int
+    start_version: int  # the lowest of its samples'
+    refs: tuple[RolloutRef, ...]  # K, by sample
+    scores: tuple[Score, ...]  # K
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """What one optimiser batch is made of, sorted by draw; the same whenever it is asked for."""
+
+    step: int  # 0-based; training it makes version step + 1
+    groups: tuple[StoredGroup, ...]  # G
+    waited_s: float = 0.0  # how long the trainer waited for it
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A measured value with its 95 % interval. Shares are 0..1."""

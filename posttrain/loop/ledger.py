@@ -1,97 +1,259 @@
-"""The ledger: what became of every prompt draw. Each draw is trained once, or dropped and counted.
+"""The ledger: what became of every prompt draw, written before anybody acts on it.
 
-Append-only JSON lines: {"event": "admitted" | "scored" | "dropped" | "trained", "draw": 17, ...}.
-The file is the record for people and audits; what a restart needs travels inside the checkpoint
-(`LedgerState`), so that both agree on one point in time.
+Append-only JSON lines, one event each: opened, admitted, scored, accepted, filtered, dropped,
+trained, committed. It is the record for people and audits, and the coordinator's write-ahead log:
+a commit holds the state and the position up to which the file is part of it; whatever stands after
+that is replayed. Every line reaches the operating system before the event has consequences, so a
+killed coordinator can never hand a group out twice; a torn last line is cut off and counted.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain.errors import StageFailed
+from posttrain.loop.machine import MachineState
+from posttrain.types import RolloutRef, Score, StoredGroup
+
 
 @dataclass(slots=True)
 class LedgerState:
-    """Counts and draws that a restart needs.
-
-    `settled` draws (trained or dropped) are kept as a low-water mark and the few beyond it.
+    """What all events so far add up to. A draw that stands nowhere here and is below `next_draw`
+    is settled: trained and committed, dropped or filtered.
     """
 
     next_draw: int = 0
-    settled_below: int = 0
-    settled_beyond: set[int] = field(default_factory=set)
+    next_step: int = 0  # the first step whose batch was never handed out
     num_trained: int = 0
     num_dropped: int = 0
+    num_filtered: int = 0
+    num_refilled: int = 0  # of the filtered, those since the last batch was handed out first
+    unfinished: dict[int, int] = field(default_factory=dict)  # draw: start version
+    scored: dict[int, StoredGroup] = field(default_factory=dict)  # neither accepted nor filtered
+    buffered: dict[int, StoredGroup] = field(default_factory=dict)  # in the order of acceptance
+    served: dict[int, tuple[StoredGroup, ...]] = field(default_factory=dict)  # step: its batch
 
-    def settle(self, draw: int) -> None:
-        """Mark a draw as trained or dropped. ValueError where it was settled before."""
-        if self.is_settled(draw):
-            raise ValueError(f"draw {draw} is settled twice")
-        self.settled_beyond.add(draw)
-        while self.settled_below in self.settled_beyond:
-            self.settled_beyond.remove(self.settled_below)
-            self.settled_below += 1
+    # -- one method per event -------------------------------------------------------------------
 
-    def is_settled(self, draw: int) -> bool:
-        return draw < self.settled_below or draw in self.settled_beyond
+    def admitted(self, draw: int, start: int) -> None:
+        self.unfinished[draw] = start
+        self.next_draw = max(self.next_draw, draw + 1)
 
-    def unsettled(self) -> list[int]:
-        """Draws that were begun and neither trained nor dropped, in order."""
-        return [d for d in range(self.settled_below, self.next_draw) if not self.is_settled(d)]
+    def score(self, group: StoredGroup) -> None:
+        self.unfinished[group.draw] = group.start_version
+        self.scored[group.draw] = group
 
-    def to_json(self) -> dict[str, Any]:
+    def accepted(self, draw: int) -> None:
+        del self.unfinished[draw]
+        self.buffered[draw] = self.scored.pop(draw)
+
+    def filtered(self, draw: int) -> None:
+        del self.unfinished[draw]
+        del self.scored[draw]
+        self.num_filtered += 1
+        self.num_refilled += 1
+
+    def dropped(self, draw: int, reason: str = "") -> None:
+        del self.unfinished[draw]
+        self.num_dropped += 1
+
+    def trained(self, step: int, draws: Sequence[int]) -> None:
+        self.served[step] = tuple(self.buffered.pop(draw) for draw in sorted(draws))
+        self.num_trained += len(draws)
+        self.next_step = step + 1
+        self.num_refilled = 0
+
+    def committed(self, step: int) -> None:
+        for done in [served for served in self.served if served < step]:
+            del self.served[done]
+
+    # -- as a whole -----------------------------------------------------------------------------
+
+    def machine(self) -> MachineState:
+        """What the coordinator's machine goes on from."""
+        return MachineState(
+            next_draw=self.next_draw,
+            num_accepted=self.num_trained + len(self.buffered),
+            next_step=self.next_step,
+            unfinished=tuple(self.unfinished.items()),
+            buffered=tuple((group.draw, group.start_version) for group in self.buffered.values()),
+            served={
+                step: tuple(group.draw for group in groups) for step, groups in self.served.items()
+            },
+            num_dropped=self.num_dropped,
+            num_filtered=self.num_filtered,
+            num_refilled=self.num_refilled,
+        )
+
+    def groups(self) -> Iterator[StoredGroup]:
+        """Every group whose rollouts may still be read."""
+        yield from self.scored.values()
+        yield from self.buffered.values()
+        for groups in self.served.values():
+            yield from groups
+
+    def to_json(self, base: str) -> dict[str, Any]:
         return {
             "next_draw": self.next_draw,
-            "settled_below": self.settled_below,
-            "settled_beyond": sorted(self.settled_beyond),
+            "next_step": self.next_step,
             "num_trained": self.num_trained,
             "num_dropped": self.num_dropped,
+            "num_filtered": self.num_filtered,
+            "num_refilled": self.num_refilled,
+            "unfinished": list(self.unfinished.items()),
+            "scored": [_group_to_json(group, base) for group in self.scored.values()],
+            "buffered": [_group_to_json(group, base) for group in self.buffered.values()],
+            "served": [
+                [step, [_group_to_json(group, base) for group in groups]]
+                for step, groups in self.served.items()
+            ],
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> LedgerState:
-        return cls(**(data | {"settled_beyond": set(data["settled_beyond"])}))
+    def from_json(cls, data: Mapping[str, Any], base: str) -> LedgerState:
+        scored = [_group_from_json(entry, base) for entry in data["scored"]]
+        buffered = [_group_from_json(entry, base) for entry in data["buffered"]]
+        return cls(
+            next_draw=data["next_draw"],
+            next_step=data["next_step"],
+            num_trained=data["num_trained"],
+            num_dropped=data["num_dropped"],
+            num_filtered=data["num_filtered"],
+            num_refilled=data["num_refilled"],
+            unfinished={int(draw): start for draw, start in data["unfinished"]},
+            scored={group.draw: group for group in scored},
+            buffered={group.draw: group for group in buffered},
+            served={
+                int(step): tuple(_group_from_json(entry, base) for entry in groups)
+                for step, groups in data["served"]
+            },
+        )
 
 
 class Ledger:
     """Appends events to a file and keeps the state that they add up to."""
 
-    def __init__(self, path: Path | None, state: LedgerState | None = None) -> None:
-        self.state = state or LedgerState()
-        self._file = path.open("a", encoding="utf-8") if path else None
+    def __init__(self, path: Path | None, snapshot: Mapping[str, Any] | None = None) -> None:
+        """`snapshot` is what `snapshot()` gave to the last commit. Raises StageFailed where a line
+        before the last is damaged.
+        """
+        self._base = f"{path.parent}/" if path else ""
+        self.state = (
+            LedgerState.from_json(snapshot["state"], self._base) if snapshot else LedgerState()
+        )
+        self.num_torn = 0
+        self.num_replayed = 0
+        self._position = int(snapshot["position"]) if snapshot else 0
+        self._file = None
+        if path is not None:
+            self._replay(path)
+            # Unbuffered: a line has left this process when the call returns, so a coordinator that
+            # is killed afterwards has not forgotten it.
+            self._file = path.open("ab", buffering=0)
+            self._position = self._file.tell()
+            self._write("opened", torn=self.num_torn)
 
-    def admit(self) -> int:
-        """Give out the next draw."""
-        draw = self.state.next_draw
-        self.state.next_draw += 1
-        self._write("admitted", draw)
-        return draw
+    # -- what happens to a draw -----------------------------------------------------------------
 
-    def scored(self, draw: int, start_version: int, mean_score: float) -> None:
-        self._write("scored", draw, start_version=start_version, mean_score=mean_score)
+    def admitted(self, draw: int, start_version: int) -> None:
+        self.state.admitted(draw, start_version)
+        self._write("admitted", draw=draw, start=start_version)
+
+    def scored(self, group: StoredGroup) -> None:
+        self.state.score(group)
+        self._write("scored", **_group_to_json(group, self._base))
+
+    def accepted(self, draw: int) -> None:
+        self.state.accepted(draw)
+        self._write("accepted", draw=draw)
+
+    def filtered(self, draw: int) -> None:
+        self.state.filtered(draw)
+        self._write("filtered", draw=draw)
 
     def dropped(self, draw: int, reason: str) -> None:
-        self.state.settle(draw)
-        self.state.num_dropped += 1
-        self._write("dropped", draw, reason=reason)
+        self.state.dropped(draw)
+        self._write("dropped", draw=draw, reason=reason)
 
-    def trained(self, draw: int, step: int) -> None:
-        self.state.settle(draw)
-        self.state.num_trained += 1
-        self._write("trained", draw, step=step)
+    def trained(self, step: int, draws: Sequence[int]) -> tuple[StoredGroup, ...]:
+        """Hand out the batch of `step`. On return the line has left this process."""
+        self.state.trained(step, draws)
+        self._write("trained", step=step, draws=list(draws))
+        return self.state.served[step]
 
-    def flush(self) -> None:
-        if self._file:
-            self._file.flush()
+    def committed(self, step: int) -> None:
+        """A checkpoint holds `step` trained batches: they are not handed out again."""
+        self.state.committed(step)
+        self._write("committed", step=step)
+
+    # -- the file -------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """State and position for a commit, as JSON."""
+        return {"state": self.state.to_json(self._base), "position": self._position}
 
     def close(self) -> None:
         if self._file:
             self._file.close()
             self._file = None
 
-    def _write(self, event: str, draw: int, **details: Any) -> None:
+    def _write(self, event: str, **details: Any) -> None:
         if self._file:
-            self._file.write(json.dumps({"event": event, "draw": draw, **details}) + "\n")
+            line = json.dumps({"event": event, **details}).encode() + b"\n"
+            self._file.write(line)
+            self._position += len(line)
+
+    def _replay(self, path: Path) -> None:
+        if not path.exists():
+            self._position = 0
+            return
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        self.num_torn = int(whole < len(content))
+        if self.num_torn:
+            with path.open("r+b") as file:  # appended to, the torn line would swallow the next one
+                file.truncate(whole)
+        for number, line in enumerate(content[self._position : whole].splitlines()):
+            try:
+                self._apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise StageFailed(
+                    f"a line of the ledger is damaged: line {number + 1} after byte "
+                    f"{self._position}",
+                    place=str(path),
+                    help="restore the file, or remove the stage's folder to do the stage again",
+                ) from error
+            self.num_replayed += 1
+
+    def _apply(self, event: dict[str, Any]) -> None:
+        name = event.pop("event")
+        if name == "opened":
+            return
+        if name == "scored":
+            self.state.score(_group_from_json(event, self._base))
+        else:
+            getattr(self.state, name)(**event)
+
+
+def _group_to_json(group: StoredGroup, base: str) -> dict[str, Any]:
+    """Paths are kept relative to the stage's folder, so that a run may be moved."""
+    return {
+        "draw": group.draw,
+        "start": group.start_version,
+        "refs": [[ref.path.removeprefix(base), ref.offset] for ref in group.refs],
+        "scores": [[score.value, score.passed, dict(score.parts)] for score in group.scores],
+    }
+
+
+def _group_from_json(data: Mapping[str, Any], base: str) -> StoredGroup:
+    return StoredGroup(
+        draw=data["draw"],
+        start_version=data["start"],
+        refs=tuple(RolloutRef(os.path.join(base, path), offset) for path, offset in data["refs"]),
+        scores=tuple(Score(*score) for score in data["scores"]),
+    )

@@ -2,44 +2,121 @@ import json
 
 import pytest
 
-from posttrain.loop.ledger import Ledger, LedgerState
-from posttrain.loop.records import scored_group_from_json, scored_group_to_json
-from posttrain.types import Prompt, Rollout, RolloutGroup, Score, ScoredGroup
+from posttrain.errors import StageFailed
+from posttrain.loop.ledger import Ledger
+from posttrain.types import RolloutRef, Score, StoredGroup
 
 
-def test_settled_draws_collapse_into_a_mark():
-    state = LedgerState(next_draw=5)
-    for draw in (1, 0, 3):
-        state.settle(draw)
-    assert (state.settled_below, state.settled_beyond) == (2, {3})
-    assert state.unsettled() == [2, 4]
-    assert LedgerState.from_json(json.loads(json.dumps(state.to_json()))) == state
+def group(draw, start=0, folder="/runs/x/journal"):
+    refs = tuple(RolloutRef(f"{folder}/0-a-000000.journal", 100 * draw + i) for i in range(2))
+    scores = (Score(1.0, True, {"format": 1.0}), Score(0.0, False))
+    return StoredGroup(draw, start, refs, scores)
 
 
-def test_settling_twice_is_a_bug_and_says_so():
-    state = LedgerState(next_draw=1)
-    state.settle(0)
-    with pytest.raises(ValueError, match="draw 0 is settled twice"):
-        state.settle(0)
+def tell(ledger, folder="/runs/x/journal"):
+    """Draws 0 and 1 trained in step 0, 2 accepted, 3 dropped, 4 filtered, 5 scored, 6 begun."""
+    for draw in range(7):
+        ledger.admitted(draw, draw // 4)
+    for draw in (1, 0, 2):
+        ledger.scored(group(draw, draw // 4, folder))
+        ledger.accepted(draw)
+    ledger.trained(0, (0, 1))
+    ledger.dropped(3, "verifier hung")
+    for draw in (4, 5):
+        ledger.scored(group(draw, draw // 4, folder))
+    ledger.filtered(4)
 
 
-def test_the_file_tells_each_draws_story(tmp_path):
+def test_what_the_events_add_up_to():
+    ledger = Ledger(None)
+    tell(ledger)
+    state = ledger.state
+    assert (state.next_draw, state.next_step) == (7, 1)
+    assert (state.num_trained, state.num_dropped, state.num_filtered) == (2, 1, 1)
+    assert state.unfinished == {5: 1, 6: 1}
+    assert list(state.buffered) == [2]
+    assert list(state.scored) == [5]
+    assert [each.draw for each in state.served[0]] == [0, 1]
+    machine = state.machine()
+    assert (machine.num_accepted, machine.next_step, machine.buffered) == (3, 1, ((2, 0),))
+    assert machine.unfinished == ((5, 1), (6, 1))
+    assert machine.served == {0: (0, 1)}
+
+
+def test_a_file_alone_gives_the_same_state(tmp_path):
+    folder = str(tmp_path / "journal")
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    assert [ledger.admit(), ledger.admit()] == [0, 1]
-    ledger.scored(0, start_version=0, mean_score=0.5)
-    ledger.trained(0, step=0)
-    ledger.dropped(1, "verifier hung")
+    tell(ledger, folder)
     ledger.close()
-    lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
-    assert [(line["event"], line["draw"]) for line in lines] == [
-        ("admitted", 0), ("admitted", 1), ("scored", 0), ("trained", 0), ("dropped", 1),
-    ]  # fmt: skip
-    assert lines[4]["reason"] == "verifier hung"
+    again = Ledger(tmp_path / "ledger.jsonl")
+    assert again.state == ledger.state
+    assert (again.num_replayed, again.num_torn) == (19, 0)
 
 
-def test_groups_survive_json():
-    prompt = Prompt("a/1", "a", (5, 6), "q", {"answer": "1"})
-    rollout = Rollout("3", 0, (5, 6), (7, 8), (1, 1), (-0.5, -0.25), (2, 3), "x", "stop")
-    group = RolloutGroup("3", 3, prompt, (rollout,), 2)
-    scored = ScoredGroup(group, (Score(1.0, True, {"format": 1.0}),))
-    assert scored_group_from_json(json.loads(json.dumps(scored_group_to_json(scored)))) == scored
+def test_a_snapshot_and_the_lines_after_it_give_the_same_state(tmp_path):
+    folder = str(tmp_path / "journal")
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    tell(ledger, folder)
+    snapshot = json.loads(json.dumps(ledger.snapshot()))
+    ledger.committed(1)
+    ledger.accepted(5)
+    ledger.admitted(7, 1)
+    ledger.close()
+    again = Ledger(path, snapshot)
+    assert again.state == ledger.state
+    assert again.state.served == {}
+    assert again.num_replayed == 3
+
+
+def test_a_torn_last_line_is_cut_off_and_counted_at_every_length(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.admitted(0, 0)
+    ledger.admitted(1, 0)
+    ledger.close()
+    whole = path.read_bytes()
+    last = whole.splitlines(keepends=True)[-1]
+    for cut in range(1, len(last)):
+        path.write_bytes(whole[:-cut])
+        again = Ledger(path)
+        assert again.state.unfinished == {0: 0}
+        assert again.num_torn == 1
+        again.admitted(1, 5)  # and what follows is whole again
+        again.close()
+        assert Ledger(path).state.unfinished == {0: 0, 1: 5}
+
+
+def test_a_damaged_line_before_the_last_is_refused_with_its_place(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.admitted(0, 0)
+    ledger.admitted(1, 0)
+    ledger.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b'{"event": "admi\n' + lines[2])
+    with pytest.raises(StageFailed, match="a line of the ledger is damaged: line 2 after byte 0"):
+        Ledger(path)
+
+
+def test_a_run_that_was_moved_finds_its_journals(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    ledger = Ledger(old / "ledger.jsonl")
+    tell(ledger, str(old / "journal"))
+    ledger.close()
+    old.rename(new)
+    paths = {ref.path for each in Ledger(new / "ledger.jsonl").state.groups() for ref in each.refs}
+    assert paths == {str(new / "journal" / "0-a-000000.journal")}
+
+
+def test_a_batch_line_has_left_the_process_when_the_batch_is_handed_out(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    for draw in (0, 1):
+        ledger.admitted(draw, 0)
+        ledger.scored(group(draw))
+        ledger.accepted(draw)
+    ledger.trained(0, (0, 1))
+    last = json.loads(path.read_bytes().splitlines()[-1])  # read while the writer still runs
+    assert last == {"event": "trained", "step": 0, "draws": [0, 1]}

@@ -1,0 +1,46 @@
+"""How well the verifiers do: latency, and the share of answers that they broke on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from posttrain.errors import RewardBroken
+
+
+@dataclass(slots=True)
+class VerifierHealth:
+    """Counts over a stage; a wrong answer is a score of 0, a broken verifier is counted here."""
+
+    limit_share: float = 0.05  # of the answers: more, and the run stops
+    min_answers: int = 256  # before the share means anything
+    num_answers: int = 0
+    num_broken: int = 0
+    last_reason: str = ""
+    _latencies_ms: list[float] = field(default_factory=list)
+
+    def scored(self, num_answers: int, broken: tuple[str, ...], latency_ms: float) -> None:
+        self.num_answers += num_answers
+        self.num_broken += len(broken)
+        self._latencies_ms.append(latency_ms)
+        if broken:
+            self.last_reason = broken[-1]
+
+    @property
+    def broken_share(self) -> float:
+        return self.num_broken / max(1, self.num_answers)
+
+    def require_sound(self) -> None:
+        """Raises RewardBroken where so many answers broke that training would learn a bias."""
+        if self.num_answers < self.min_answers or self.broken_share <= self.limit_share:
+            return
+        raise RewardBroken(
+            f"the verifier broke on {100 * self.broken_share:.0f} % of {self.num_answers} answers "
+            f"(limit {100 * self.limit_share:.0f} %), last: {self.last_reason}",
+            help="nothing was scored 0 for it; mend the reward or raise reward.timeout_s, then "
+            "posttrain resume",
+        )
+
+    def take_latency_ms(self) -> float:
+        """Mean since the last call; 0 where nothing was scored."""
+        latencies, self._latencies_ms = self._latencies_ms, []
+        return sum(latencies) / len(latencies) if latencies else 0.0
