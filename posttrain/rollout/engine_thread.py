@@ -3,9 +3,9 @@
 Who produces: coroutines of any event loop hand in requests (`complete`) and functions (`call`).
 Who consumes: the thread takes everything handed in, then makes one engine step, and so on; without
 unfinished requests it sleeps until something is handed in. Requests are answered when all of one
-`complete` are finished. A function runs between two steps, so it sees the engine at rest: what it
-changes is atomic for every request. When a step raises, the engine is dead: every waiting call and
-every later one gets the error.
+`complete` are finished; those handed in with `submit` one by one. A function runs between two
+steps, so it sees the engine at rest: what it changes is atomic for every request. When a step
+raises, the engine is dead: every waiting call and every later one gets the error.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar
 
 from posttrain.errors import EngineFailed, PosttrainError
+from posttrain.rollout.receivers import Answer, Batch, Collector, Request
 
 T = TypeVar("T")
 
@@ -35,47 +35,6 @@ class StepEngine(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One sequence to be generated; `id` is unique among all requests of the engine."""
-
-    id: str
-    prompt: Any
-    params: Any
-
-
-@dataclass(slots=True)
-class _Batch:
-    """The requests of one `complete` call and where their answer goes."""
-
-    requests: Sequence[Request]
-    answer: _Answer
-    finished: dict[str, Any] = field(default_factory=dict)
-    at_start: Any = None
-
-
-class _Answer:
-    """A future of one event loop that another thread may resolve."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self._loop.create_future()
-
-    def give(self, value: Any) -> None:
-        self._resolve(self.future.set_result, value)
-
-    def fail(self, error: BaseException) -> None:
-        self._resolve(self.future.set_exception, error)
-
-    def _resolve(self, setter: Callable[[Any], None], value: Any) -> None:
-        def resolve() -> None:
-            if not self.future.done():
-                setter(value)
-
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(resolve)
-
-
 class EngineThread:
     """Runs `build()` and then the engine it returns, all in one thread."""
 
@@ -84,7 +43,8 @@ class EngineThread:
         self.busy_s = 0.0  # spent in steps
         self.engine: Any = None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._batches: dict[str, _Batch] = {}
+        self._waiting: dict[str, Batch | Collector] = {}  # by request
+        self._collectors: set[Collector] = set()
         self._dead: EngineFailed | None = None
         self._running = True
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
@@ -100,7 +60,7 @@ class EngineThread:
 
     async def call(self, function: Callable[[Any], T]) -> T:
         """Run `function(engine)` between two steps and return what it returns."""
-        answer = _Answer()
+        answer = Answer()
 
         def run() -> None:
             try:
@@ -118,27 +78,42 @@ class EngineThread:
 
         Cancelling the call aborts the requests.
         """
-        batch = _Batch(requests, _Answer())
+        batch = Batch(requests, Answer())
         self._hand_in(lambda: self._add(batch, at_start), batch.answer)
         try:
             return await batch.answer.future
         except asyncio.CancelledError:
-            self._inbox.put(lambda: self._abort(batch))
+            self._inbox.put(lambda: self._abort([request.id for request in batch.requests]))
             raise
+
+    def submit(
+        self, requests: Sequence[Request], at_start: Callable[[], Any], collector: Collector
+    ) -> None:
+        """Hand requests in; each outcome goes to the collector as soon as it is there.
+
+        One that the engine refuses is an outcome too. Raises EngineFailed where it is dead.
+        """
+        if self._dead is not None:
+            raise self._dead
+        self._inbox.put(lambda: self._add_each(requests, at_start(), collector))
+
+    async def abort(self, request_ids: Collection[str]) -> None:
+        """Take back single requests; those that are over are ignored."""
+        await self.call(lambda _: self._abort(request_ids))
 
     def fail(self, error: EngineFailed) -> None:
         """Call the engine dead (from its own thread): everything that waits gets `error`."""
         self._dead = error
-        batches = {id(batch): batch for batch in self._batches.values()}
-        self._batches.clear()
-        for batch in batches.values():
-            batch.answer.fail(error)
+        receivers: set[Batch | Collector] = {*self._waiting.values(), *self._collectors}
+        self._waiting.clear()
+        for receiver in receivers:
+            receiver.fail(error)
 
     async def stop(self, last: Callable[[Any], None]) -> None:
         """End the thread after `last(engine)`; what still waits gets EngineFailed."""
         if not self._thread.is_alive():
             return
-        answer = _Answer()
+        answer = Answer()
 
         def end() -> None:
             self._running = False
@@ -158,7 +133,7 @@ class EngineThread:
         finally:
             await asyncio.to_thread(self._thread.join)
 
-    def _hand_in(self, work: Callable[[], None], answer: _Answer) -> None:
+    def _hand_in(self, work: Callable[[], None], answer: Answer) -> None:
         def unless_dead() -> None:
             if self._dead is not None:
                 answer.fail(self._dead)
@@ -172,12 +147,12 @@ class EngineThread:
     def _run(self) -> None:
         while self._running:
             self._take_in()
-            if self._batches:
+            if self._waiting:
                 self._step()
 
     def _take_in(self) -> None:
         """Do all that was handed in; wait for something where no request is under way."""
-        if not self._batches:
+        if not self._waiting:
             self._inbox.get()()
         while self._running:
             try:
@@ -201,33 +176,42 @@ class EngineThread:
         self.busy_s += time.perf_counter() - begin
         for output in outputs:
             if output.finished:
-                self._finish(output)
+                receiver = self._waiting.pop(output.request_id, None)
+                if receiver is not None:
+                    receiver.take(output.request_id, output)
 
-    def _finish(self, output: Any) -> None:
-        batch = self._batches.pop(output.request_id, None)
-        if batch is None:
-            return
-        batch.finished[output.request_id] = output
-        if len(batch.finished) == len(batch.requests):
-            outputs = [batch.finished[request.id] for request in batch.requests]
-            batch.answer.give((batch.at_start, outputs))
-
-    def _add(self, batch: _Batch, at_start: Callable[[], Any]) -> None:
+    def _add(self, batch: Batch, at_start: Callable[[], Any]) -> None:
         batch.at_start = at_start()
         if not batch.requests:
             batch.answer.give((batch.at_start, []))
         try:
             for request in batch.requests:
                 self.engine.add_request(request.id, request.prompt, request.params)
-                self._batches[request.id] = batch
+                self._waiting[request.id] = batch
         except Exception as error:  # a request that the engine refuses must not end the others
-            self._abort(batch)
+            self._abort([request.id for request in batch.requests])
             batch.answer.fail(error)
 
-    def _abort(self, batch: _Batch) -> None:
-        present = [request.id for request in batch.requests if request.id in self._batches]
+    def _add_each(self, requests: Sequence[Request], at_start: Any, collector: Collector) -> None:
+        self._collectors.add(collector)
+        if self._dead is not None:
+            collector.fail(self._dead)
+            return
+        for request in requests:
+            collector.begin(request.id, at_start)
+            try:
+                self.engine.add_request(request.id, request.prompt, request.params)
+            except Exception as error:  # only this one
+                collector.take(request.id, None, error)
+            else:
+                self._waiting[request.id] = collector
+
+    def _abort(self, request_ids: Collection[str]) -> None:
+        present = [request_id for request_id in request_ids if request_id in self._waiting]
         for request_id in present:
-            del self._batches[request_id]
+            receiver = self._waiting.pop(request_id)
+            if isinstance(receiver, Collector):
+                receiver.forget(request_id)
         if present and self.engine is not None:
             self.engine.abort_request(present)
 

@@ -52,7 +52,7 @@ def engine_arguments(spec: EngineSpec) -> Any:
     from vllm.config import WeightTransferConfig
     from vllm.engine.arg_utils import EngineArgs
 
-    from posttrain.weight_sync.shm_engine import BACKEND, EXTENSION
+    from posttrain.weight_sync.worker_extension import EXTENSION
 
     arguments: dict[str, Any] = {
         "model": spec.model_path,
@@ -62,7 +62,7 @@ def engine_arguments(spec: EngineSpec) -> Any:
         "enforce_eager": spec.eager,
         # Log-probs of the distribution that was sampled from: after the temperature.
         "logprobs_mode": "processed_logprobs",
-        "weight_transfer_config": WeightTransferConfig(backend=BACKEND),
+        "weight_transfer_config": WeightTransferConfig(backend=spec.weight_sync),
         "worker_extension_cls": EXTENSION,
         # Weights are swapped between two steps; a step that is already under way would see both.
         "async_scheduling": False,

@@ -12,31 +12,37 @@ version that produced it.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from posttrain.errors import EngineFailed, InputError, PosttrainError, Problem, WeightsDiffer
+from posttrain.errors import (
+    EngineFailed,
+    InputError,
+    Problem,
+)
 from posttrain.ports import EngineSpec
-from posttrain.rollout.engine_thread import EngineThread, Request, first_line
+from posttrain.rollout.engine_thread import EngineThread, first_line
 from posttrain.rollout.environment import apply_engine_environment
+from posttrain.rollout.receivers import Request
+from posttrain.rollout.samples import Answer, Growth, SampleKey, SampleTask
 from posttrain.rollout.vllm_requests import (
     as_rollout,
+    num_generated,
     prompt_input,
     prompt_logprobs,
     sampling_parameters,
     scoring_parameters,
 )
+from posttrain.rollout.vllm_samples import VllmSamples
+from posttrain.rollout.vllm_update import WeightUpdates
 from posttrain.types import Prompt, Rollout, Sampling, SyncReport, WeightVersion
-from posttrain.weight_sync import model_folder
-from posttrain.weight_sync.checksum import checksum
-from posttrain.weight_sync.flat_file import read_weights
 
 
 class VllmEngine:
-    """A rollout engine (`ports.RolloutPort`). Call `start` first; methods may run concurrently.
+    """A rollout engine (`ports.RolloutPort`, `samples.SampleEngine`). Call `start` first; methods
+    may run concurrently. Prompts are asked whole (`generate`, `generate_many`) or sample by sample
+    (`submit`, `finished`).
 
     With `spec.gpus` above 0 it takes that many GPUs of one host, tensor-parallel, with vLLM's own
     defaults for memory and chunked prefill.
@@ -46,19 +52,20 @@ class VllmEngine:
         self.spec = spec
         self.name = name
         self._thread = EngineThread(name)
-        self._update_lock = asyncio.Lock()
-        self._version = 0
+        self._weights = WeightUpdates(spec, name, self._thread)
         self._request_numbers = itertools.count()
         self._tokens = 0
-        self._reported = {"busy_s": 0.0, "tokens": 0.0}
+        self._reported: dict[str, float] = {}
 
     async def start(self) -> None:
         """Start vLLM with the weights of `spec.model_path` as version 0. Raises EngineFailed."""
         try:
             apply_engine_environment(self.spec)
-            self._config = model_folder.read_config(self.spec.model_path)
-            self._shapes = model_folder.folder_shapes(self.spec.model_path)
+            self._weights.read_model()
             await self._thread.start(self._build)
+            self._samples = VllmSamples(
+                self._thread, lambda: self._weights.version, self._request_numbers, self._tokenizer
+            )
         except Exception as error:  # whatever vLLM raises: this is where it gets our name
             await self._thread.stop(lambda engine: None)
             raise EngineFailed(
@@ -115,39 +122,76 @@ class VllmEngine:
             for (prompt_ids, _), output in zip(sequences, outputs, strict=True)
         ]
 
+    def submit(self, tasks: Sequence[SampleTask]) -> None:
+        """Begin these samples; see `samples.SampleEngine`. Sample i is seeded with `seed` + i; one
+        that goes on from a prefix gets a seed of its own for the rest.
+
+        Raises EngineFailed where the engine is dead.
+        """
+
+        def check(task: SampleTask) -> None:
+            self._require_room(task.prompt, task.sampling.max_new_tokens)
+
+        self._samples.submit(tasks, check)
+
+    async def finished(self) -> list[Answer]:
+        """Samples that have ended since the last call; waits for the first one."""
+        answers = await self._samples.finished()
+        for answer in answers:
+            if answer.rollout is not None:
+                self._tokens += len(answer.rollout.token_ids) - answer.task.num_given
+        return answers
+
+    async def growth(self, known: Mapping[SampleKey, int], at_least: int) -> list[Growth]:
+        """What every running sample has beyond the tokens known of it, if `at_least` as many."""
+        return await self._samples.growth(known, at_least)
+
+    async def abort(self, keys: Collection[SampleKey]) -> None:
+        """Stop generating these samples; they are not answered any more."""
+        await self._samples.abort(keys)
+
     async def update_weights(self, version: WeightVersion) -> SyncReport:
         """Take published weights; running answers go on under them.
 
-        Raises WeightsDiffer, with the old weights still in use, where the file is damaged, its
-        checksum is not the published one or its tensors are not the model's; and, with the engine
-        dead, where a layer computes with other weights afterwards.
+        Raises, with the old weights still in use, WeightsGone where the version is not there any
+        more, DeadlineExceeded where it does not come in time, and WeightsDiffer where it is damaged
+        or is not the version, checksum or model that was published. Where weights are loaded in
+        place and a layer computes with others afterwards, WeightsDiffer leaves the engine dead.
         """
-        begin = time.perf_counter()
-        async with self._update_lock:
-            await asyncio.to_thread(self._verify, version)
-            stall_ms = await self._swap(version.location, version.version)
-        return SyncReport(version.version, True, 1000 * (time.perf_counter() - begin), stall_ms)
+        return await self._weights.take(version)
 
     async def load_model_folder(self, path: str, version: int = 0) -> None:
         """Take the weights of another model folder of the same architecture, as `version`.
 
         Raises InputError where the architecture differs, else as `update_weights`.
         """
-        async with self._update_lock:
-            model_folder.require_same_architecture(self.spec.model_path, path)
-            self._require_tensors(model_folder.folder_shapes(path), path)
-            await self._swap(path, version)
+        await self._weights.take_folder(path, version)
 
     async def stats(self) -> Mapping[str, float]:
-        """`busy_s` and `tokens` since the last call; `running` and `waiting` sequences now."""
-        now = {"busy_s": self._thread.busy_s, "tokens": float(self._tokens)}
-        change = {key: value - self._reported[key] for key, value in now.items()}
-        self._reported = now
+        """`busy_s`, `tokens` and `cache_hit_share` since the last call (tokens of finished and
+        running answers); `running` and `waiting` sequences now.
+        """
         engine = self._thread.engine
-        if engine is None:
-            return change | {"running": 0.0, "waiting": 0.0}
-        running, waiting = engine.engine_core.engine_core.scheduler.get_request_counts()
-        return change | {"running": float(running), "waiting": float(waiting)}
+        running = waiting = unfinished = 0
+        if engine is not None:
+            running, waiting = engine.engine_core.engine_core.scheduler.get_request_counts()
+            states = list(engine.output_processor.request_states.values())  # atomic
+            unfinished = sum(num_generated(state) for state in states)
+        now = {
+            "busy_s": self._thread.busy_s,
+            "tokens": float(self._tokens + unfinished),
+            "prompt_tokens": float(self._samples.prompt_tokens),
+            "cached_tokens": float(self._samples.cached_tokens),
+        }
+        change = {key: value - self._reported.get(key, 0.0) for key, value in now.items()}
+        self._reported = now
+        return {
+            "busy_s": change["busy_s"],
+            "tokens": max(0.0, change["tokens"]),  # aborted answers take theirs along
+            "running": float(running),
+            "waiting": float(waiting),
+            "cache_hit_share": change["cached_tokens"] / max(1.0, change["prompt_tokens"]),
+        }
 
     async def shutdown(self) -> None:
         """End the engine and its thread; answers under way raise EngineFailed. Twice is fine."""
@@ -157,85 +201,20 @@ class VllmEngine:
         from posttrain.rollout.vllm_build import build_engine
 
         engine = build_engine(self.spec)
-        engine.set_weight_version("0")
         self._tokenizer = engine.get_tokenizer()
-        engine.collective_rpc("posttrain_watch", args=(self.spec.model_path,))
+        self._weights.begin(engine)
         return engine
-
-    def _verify(self, version: WeightVersion) -> None:
-        try:
-            received = read_weights(version.location)
-        except OSError as error:
-            raise WeightsDiffer(
-                f"engine {self.name} cannot read version {version.version}: {error.strerror}",
-                place=version.location,
-                help="weights travel through shared memory: engine and trainer share one host",
-            ) from error
-        self._require_tensors(
-            {name: tuple(tensor.shape) for name, tensor in received.items()}, version.location
-        )
-        digest = checksum(received)
-        if digest != version.checksum:
-            raise WeightsDiffer(
-                f"engine {self.name} received checksum {digest[:8]} for version "
-                f"{version.version}, the trainer published {version.checksum[:8]}",
-                place=version.location,
-                help="publish the version again; the engine goes on with the weights it had",
-            )
-
-    def _require_tensors(self, shapes: Mapping[str, tuple[int, ...]], place: str) -> None:
-        tied = bool(self._config.get("tie_word_embeddings", False))
-        model_folder.require_same_tensors(self._shapes, shapes, tied, place)
-
-    async def _swap(self, location: str, version: int) -> float:
-        """Put other weights in between two steps; for how long no step could run, in ms."""
-
-        def swap(engine: Any) -> float:
-            begin = time.perf_counter()
-            try:
-                # Cached keys and values belong to the old weights: running answers start over.
-                engine.reset_prefix_cache(reset_running_requests=True)
-                workers = engine.collective_rpc("posttrain_swap", args=(location,))
-                self._require_fresh({layer for layers in workers for layer in layers}, location)
-            except Exception as error:  # half-swapped: nothing may be generated from here on
-                self._thread.fail(self._broken(error))
-                raise
-            engine.set_weight_version(str(version))
-            self._version = version
-            return 1000 * (time.perf_counter() - begin)
-
-        try:
-            return await self._thread.call(swap)
-        except PosttrainError:
-            raise
-        except Exception as error:  # vLLM's own, of any class
-            raise self._broken(error) from error
-
-    def _require_fresh(self, stale: set[str], location: str) -> None:
-        if stale:
-            raise WeightsDiffer(
-                f"engine {self.name} took the weights, but {len(stale)} of its layers compute with "
-                f"others, first {min(stale)}",
-                place=location,
-                help="the engine is not used any more; start another one",
-            )
-
-    def _broken(self, error: BaseException) -> EngineFailed:
-        return EngineFailed(
-            f"engine {self.name} died in a weight update: {first_line(error)}",
-            help="its unfinished rollouts are generated again elsewhere",
-        )
 
     async def _complete(self, wanted: Sequence[tuple[Prompt, Any]]) -> tuple[int, list[Any]]:
         """(version at the start, outputs in order) of prompts with their sampling parameters."""
         from vllm.exceptions import VLLMClientError
 
         requests = [
-            Request(str(next(self._request_numbers)), prompt_input(prompt), parameters)
+            Request(str(next(self._request_numbers)), prompt_input(prompt.token_ids), parameters)
             for prompt, parameters in wanted
         ]
         try:
-            return await self._thread.complete(requests, lambda: self._version)
+            return await self._thread.complete(requests, lambda: self._weights.version)
         except VLLMClientError as error:
             raise InputError(
                 Problem("bad-request", f"vLLM refused: {first_line(error)}")

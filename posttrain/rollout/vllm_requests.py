@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from posttrain.rollout.samples import Partial, SampleTask
 from posttrain.types import Prompt, Rollout, Sampling
 
 LARGEST_SEED = 2**63 - 1
 
 
-def prompt_input(prompt: Prompt) -> Any:
+def prompt_input(token_ids: Sequence[int]) -> Any:
     """Token ids as they are: nothing is tokenised again."""
     from vllm.inputs.engine import tokens_input
 
-    return tokens_input(list(prompt.token_ids))
+    return tokens_input(list(token_ids))
+
+
+def task_input(task: SampleTask) -> Any:
+    """The prompt, and what there is of the answer already."""
+    given = task.prefix.token_ids if task.prefix else ()
+    return prompt_input((*task.prompt.token_ids, *given))
+
+
+def task_parameters(task: SampleTask) -> Any:
+    """vllm.SamplingParams of what is left to generate of a sample."""
+    sampling, sample, given = task.sampling, task.key[2], task.num_given
+    if given == 0:
+        return sampling_parameters(sampling, sample)
+    seed = sampling.seed
+    if seed is not None:
+        seed, sample = continuation_seed(seed + sample, given), 0
+    left = sampling.max_new_tokens - given
+    return sampling_parameters(replace(sampling, seed=seed, max_new_tokens=left), sample)
+
+
+def continuation_seed(seed: int, position: int) -> int:
+    """The seed with which a sample goes on at a position: the same wherever it goes on, and another
+    than the sample's own, whose numbers made the tokens before.
+    """
+    digest = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & LARGEST_SEED
 
 
 def sampling_parameters(sampling: Sampling, sample: int) -> Any:
@@ -22,8 +52,7 @@ def sampling_parameters(sampling: Sampling, sample: int) -> Any:
     Asks for the log-prob of each sampled token alone, and for one output, at the end. At
     temperature 0 the log-probs are those at temperature 1.
     """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
         max_tokens=sampling.max_new_tokens,
@@ -39,28 +68,70 @@ def sampling_parameters(sampling: Sampling, sample: int) -> Any:
 
 def scoring_parameters() -> Any:
     """vllm.SamplingParams that give the log-probs of the prompt's own tokens, at temperature 1."""
-    from vllm import SamplingParams
+    from vllm.sampling_params import SamplingParams
 
     return SamplingParams(
         max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
     )
 
 
-def as_rollout(group_id: str, sample: int, prompt: Prompt, output: Any, tokenizer: Any) -> Rollout:
-    """A finished vLLM request. The end-of-turn token stays in the tokens, not in the text."""
+def as_rollout(
+    group_id: str,
+    sample: int,
+    prompt: Prompt,
+    output: Any,
+    tokenizer: Any,
+    prefix: Partial | None = None,
+) -> Rollout:
+    """A finished vLLM request. The end-of-turn token stays in the tokens, not in the text.
+
+    The prefix's tokens keep the log-probs and versions with which they were sampled.
+    """
     completion = output.outputs[0]
-    token_ids = tuple(completion.token_ids)
     spans = completion.weight_versions or ()
+    given = prefix or Partial((), (), (), 0)
+    token_ids = (*given.token_ids, *completion.token_ids)
     return Rollout(
         group_id,
         sample,
         prompt.token_ids,
         token_ids,
         (1,) * len(token_ids),
-        tuple(completion.logprobs.logprobs),
-        tuple(int(span.version) for span in spans for _ in range(span.start, span.end)),
+        (*given.logprobs, *completion.logprobs.logprobs),
+        (
+            *given.versions,
+            *(int(span.version) for span in spans for _ in range(span.start, span.end)),
+        ),
         tokenizer.decode(token_ids, skip_special_tokens=True),
         "stop" if completion.finish_reason == "stop" else "length",
+    )
+
+
+def num_generated(state: Any) -> int:
+    """Tokens that a running request has, from vLLM's own record of it."""
+    return state.detokenizer.num_output_tokens()
+
+
+def grown(state: Any, task: SampleTask, start_version: int, known: int) -> Partial:
+    """A running request's tokens from position `known` on, prefix included.
+
+    `state` is vLLM's record of the request (RequestState). Only between two steps.
+    """
+    given = task.prefix or Partial((), (), (), start_version)
+    new = max(0, known - task.num_given)  # of vLLM's tokens, those known
+    count = num_generated(state)
+    starts = state.weight_version_starts
+    ends = [*(start for _, start in starts[1:]), count] if starts else []
+    versions = [
+        int(version)
+        for (version, start), end in zip(starts, ends, strict=True)
+        for _ in range(max(start, new), end)
+    ]
+    return Partial(
+        (*given.token_ids[known:], *state.detokenizer.output_token_ids[new:]),
+        (*given.logprobs[known:], *state.logprobs_processor.logprobs.logprobs[new:]),
+        (*given.versions[known:], *versions),
+        given.start_version,
     )
 
 

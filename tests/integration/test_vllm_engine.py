@@ -9,87 +9,32 @@ import asyncio
 import copy
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from posttrain.errors import EngineFailed, InputError, WeightsDiffer
 from posttrain.ports import EngineSpec
-from posttrain.types import Prompt, Rollout, Sampling
+from posttrain.types import Rollout, Sampling
 from posttrain.weight_sync.flat_file import write_weights
-from posttrain.weight_sync.shared_directory import SharedDirectory
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
-CONTEXT = 128
-END_OF_TURN = 1
-VOCABULARY = 64
-
-
-def build_model(folder: Path, seed: int):
-    from tokenizers import Tokenizer, decoders, models
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-    characters = [chr(48 + i) for i in range(VOCABULARY - 2)]
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *characters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
-    ).save_pretrained(folder)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        intermediate_size=128,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        eos_token_id=END_OF_TURN,
-        pad_token_id=0,
-        initializer_range=0.15,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config).eval()
-    model.save_pretrained(folder)
-    return model
-
-
-class Bench:
-    """The engine, the models that were published to it, and a loop to call it from."""
-
-    def __init__(self, folder: Path) -> None:
-        from posttrain.rollout.vllm_engine import VllmEngine
-
-        self.runner = asyncio.Runner()
-        self.folders = [folder / "first", folder / "second"]
-        self.models = [build_model(path, seed) for seed, path in enumerate(self.folders)]
-        self.shared = SharedDirectory("engine-test").__enter__()
-        spec = EngineSpec(str(self.folders[0]), CONTEXT, "fp32", 64, True, 32, 256)
-        self.engine = VllmEngine(spec, "0")
-        self.run(self.engine.start())
-        self.version = 0
-
-    def run(self, awaitable):
-        return self.runner.run(awaitable)
-
-    def publish(self, model: int):
-        """Write the weights of one of the two models as the next version."""
-        self.version += 1
-        weights = dict(self.models[model].named_parameters())
-        return write_weights(weights, self.shared.path, self.version, attempt=0)
-
-    def model_of(self, version: int):
-        return self.models[version % 2]
+from tiny_engine import (  # noqa: E402
+    CONTEXT,
+    END_OF_TURN,
+    Bench,
+    furthest,
+    prompt,
+    some_steps,
+    true_logprobs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,32 +44,6 @@ def bench(tmp_path_factory):
     bench.run(bench.engine.shutdown())
     bench.shared.close()
     bench.runner.close()
-
-
-def prompt(length: int, number: int = 0) -> Prompt:
-    tokens = random.Random(1000 * length + number).choices(range(2, VOCABULARY), k=length)
-    return Prompt(f"prompt {number}", "test", tuple(tokens), "", {})
-
-
-async def some_steps(engine) -> None:
-    """Wait until the engine has made a dozen steps or so, however fast it is."""
-    while (await engine.stats())["running"] == 0:
-        await asyncio.sleep(0.005)
-    for _ in range(12):  # one step lies between two calls
-        await engine._thread.call(lambda _: None)
-
-
-def true_logprobs(model, rollout: Rollout, temperature: float = 1.0) -> list[float]:
-    """log softmax(logits / temperature) of the answer's tokens, by transformers."""
-    ids = torch.tensor([rollout.prompt_ids + rollout.token_ids])
-    with torch.no_grad():
-        logits = model(ids).logits[0, len(rollout.prompt_ids) - 1 : -1]
-    table = torch.log_softmax(logits / temperature, dim=-1)
-    return table.gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0].tolist()
-
-
-def furthest(ours, truth) -> float:
-    return max(abs(a - b) for a, b in zip(ours, truth, strict=True))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -348,11 +267,29 @@ def test_a_start_that_fails_says_why(tmp_path):
         asyncio.run(VllmEngine(spec, "7").start())
 
 
+def test_a_layer_that_kept_its_old_weights_is_noticed_before_it_is_used(bench, monkeypatch):
+    asked, sampling = prompt(40), Sampling(16, seed=2)
+    before = bench.run(bench.engine.generate("g", asked, 4, sampling))
+    with monkeypatch.context() as broken:
+        broken.setattr("posttrain.weight_sync.shm_engine.repack_output_head", lambda model: None)
+        published = bench.publish(model=(bench.version + 1) % 2)
+        with pytest.raises(WeightsDiffer, match="1 of its layers compute with others, first lm_h"):
+            bench.run(bench.engine.update_weights(published))
+    assert bench.run(bench.engine.generate("g", asked, 4, sampling)) == before
+    bench.run(bench.engine.update_weights(published))
+    version, rollouts = bench.run(bench.engine.generate("g", asked, 4, sampling))
+    assert version == published.version
+    for rollout in rollouts:
+        assert furthest(rollout.logprobs, true_logprobs(bench.model_of(version), rollout)) <= 1e-4
+
+
 # The two below end the engine and come last.
 
 
-def test_a_layer_that_kept_its_old_weights_is_noticed(bench, monkeypatch):
+def test_without_a_twin_such_a_layer_ends_the_engine(bench, monkeypatch):
+    """Where weights are loaded in place: GPUs, compiled models."""
     monkeypatch.setattr("posttrain.weight_sync.shm_engine.repack_output_head", lambda model: None)
+    monkeypatch.setattr(bench.engine._weights, "_spec", replace(bench.engine.spec, eager=False))
     published = bench.publish(model=(bench.version + 1) % 2)
     with pytest.raises(WeightsDiffer, match="1 of its layers compute with others, first lm_head"):
         bench.run(bench.engine.update_weights(published))

@@ -1,0 +1,107 @@
+"""A vLLM engine on a tiny model, and the same model in transformers as the truth.
+
+The model has tied embeddings, and weights large enough that its answers are not noise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import torch
+
+from posttrain.ports import EngineSpec
+from posttrain.types import Prompt, Rollout
+from posttrain.weight_sync.flat_file import write_weights
+from posttrain.weight_sync.shared_directory import SharedDirectory
+
+CONTEXT = 128
+END_OF_TURN = 1
+VOCABULARY = 64
+
+
+def build_model(folder: Path, seed: int):
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    characters = [chr(48 + i) for i in range(VOCABULARY - 2)]
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *characters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
+    ).save_pretrained(folder)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        intermediate_size=128,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        eos_token_id=END_OF_TURN,
+        pad_token_id=0,
+        initializer_range=0.15,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+class Bench:
+    """The engine, the models that were published to it, and a loop to call it from."""
+
+    def __init__(self, folder: Path) -> None:
+        from posttrain.rollout.vllm_engine import VllmEngine
+
+        self.runner = asyncio.Runner()
+        self.folders = [folder / "first", folder / "second"]
+        self.models = [build_model(path, seed) for seed, path in enumerate(self.folders)]
+        self.shared = SharedDirectory("engine-test").__enter__()
+        spec = EngineSpec(str(self.folders[0]), CONTEXT, "fp32", 64, True, 32, 256)
+        self.engine = VllmEngine(spec, "0")
+        self.run(self.engine.start())
+        self.version = 0
+
+    def run(self, awaitable):
+        return self.runner.run(awaitable)
+
+    def publish(self, model: int):
+        """Write the weights of one of the two models as the next version."""
+        self.version += 1
+        weights = dict(self.models[model].named_parameters())
+        return write_weights(weights, self.shared.path, self.version, attempt=0)
+
+    def model_of(self, version: int):
+        return self.models[version % 2]
+
+
+def prompt(length: int, number: int = 0) -> Prompt:
+    tokens = random.Random(1000 * length + number).choices(range(2, VOCABULARY), k=length)
+    return Prompt(f"prompt {number}", "test", tuple(tokens), "", {})
+
+
+async def some_steps(engine) -> None:
+    """Wait until the engine has made a dozen steps or so, however fast it is."""
+    while (await engine.stats())["running"] == 0:
+        await asyncio.sleep(0.005)
+    for _ in range(12):  # one step lies between two calls
+        await engine._thread.call(lambda _: None)
+
+
+def true_logprobs(model, rollout: Rollout, temperature: float = 1.0) -> list[float]:
+    """log softmax(logits / temperature) of the answer's tokens, by transformers."""
+    ids = torch.tensor([rollout.prompt_ids + rollout.token_ids])
+    with torch.no_grad():
+        logits = model(ids).logits[0, len(rollout.prompt_ids) - 1 : -1]
+    table = torch.log_softmax(logits / temperature, dim=-1)
+    return table.gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0].tolist()
+
+
+def furthest(ours, truth) -> float:
+    return max(abs(a - b) for a, b in zip(ours, truth, strict=True))

@@ -1,0 +1,455 @@
+"""The worker keeps its promises to a coordinator that is written out here; the engine is a fake."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from posttrain.errors import DeadlineExceeded, EngineFailed, StageFailed, WeightsDiffer, WeightsGone
+from posttrain.rollout.fake_engine import FakeEngine, per_token
+from posttrain.rollout.journal import JournalWriter, read_rollout, scan
+from posttrain.rollout.worker import RolloutWorker, WorkerSettings
+from posttrain.types import Directive, Prompt, Sampling, WeightVersion, Work
+
+SAMPLING = Sampling(64, seed=4)
+
+
+def prompt(draw: int) -> Prompt:
+    return Prompt(f"test/{draw}", "test", (5, 3, draw), "", {})
+
+
+def work(draw: int, samples=(0, 1), look_in=(), lane="train", sampling=SAMPLING) -> Work:
+    return Work(lane, draw, tuple(samples), prompt(draw), sampling, tuple(look_in))
+
+
+def weights(version: int) -> WeightVersion:
+    return WeightVersion(0, version, f"sum {version}", f"/there/{version}")
+
+
+class Desk:
+    """A coordinator: hands mail out, keeps what it is told. `faults` fail the next calls, after
+    they were taken in.
+    """
+
+    def __init__(self) -> None:
+        self.reports = []
+        self.mail = []
+        self.faults = []
+        self.answered = []
+        self.lost = []
+        self._number = 0
+        self._news = asyncio.Event()
+        self._polls = 0
+
+    def send(self, **directive) -> None:
+        self._number += 1
+        self.mail.append(Directive(number=self._number, **directive))
+        self._news.set()
+
+    async def exchange(self, report):
+        self.reports.append(report)
+        self._polls += 1
+        poll = self._polls
+        self._news.set()  # an older call gives way
+        if self.faults:
+            self.lost.append(report)
+            raise self.faults.pop(0)
+        self.answered.append(report)
+        while not self.mail and self._polls == poll:
+            self._news.clear()
+            await self._news.wait()
+        if self._polls != poll:
+            self._news.set()
+            return Directive(number=0)
+        return self.mail.pop(0)
+
+    @property
+    def finished(self):
+        return [each for report in self.reports for each in report.finished]
+
+    @property
+    def acknowledged(self):
+        return self.reports[-1].acknowledged if self.reports else None
+
+    async def until(self, what, patience_s=5.0):
+        async with asyncio.timeout(patience_s):
+            while not what():
+                await asyncio.sleep(0.002)
+
+
+class Office:
+    """A worker in service of a desk."""
+
+    def __init__(self, folder: Path, engine: FakeEngine, process="p", span=None, **settings):
+        self.desk = Desk()
+        self.engine = engine
+        self.folder = folder
+        self.worker = RolloutWorker(
+            engine,
+            self.desk,
+            JournalWriter(folder, engine.name, process),
+            name=engine.name,
+            process=process,
+            capacity=8,
+            settings=WorkerSettings(
+                **({"journal_check_s": 0.01, "journal_every_tokens": 4} | settings)
+            ),
+            span=span,
+        )
+
+    async def __aenter__(self):
+        self.serving = asyncio.create_task(self.worker.serve())
+        return self
+
+    async def __aexit__(self, *_):
+        self.serving.cancel()
+        await asyncio.gather(self.serving, return_exceptions=True)
+
+    async def error(self):
+        async with asyncio.timeout(5):
+            (error,) = await asyncio.gather(self.serving, return_exceptions=True)
+        return error
+
+    def journals(self):
+        return sorted(str(path) for path in self.folder.iterdir())
+
+
+def test_finished_samples_are_those_of_generate_and_lie_in_the_journal(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.0005))) as office:
+            desk = office.desk
+            desk.send(work=(work(7, range(4)), work(8, [2])))
+            await desk.until(lambda: len(desk.finished) == 5)
+            _, expected = await office.engine.generate("7", prompt(7), 4, SAMPLING)
+            desk.send(end=True)
+            assert await office.error() is None
+            return desk, expected
+
+    desk, expected = asyncio.run(main())
+    first = desk.reports[0]
+    assert (first.engine, first.process, first.capacity, first.received) == ("0", "p", 8, 0)
+    assert (first.acknowledged, first.holds, first.finished) == (None, (), ())
+    found = {(each.draw, each.sample): each for each in desk.finished}
+    assert sorted(found) == [(7, 0), (7, 1), (7, 2), (7, 3), (8, 2)]
+    for rollout in expected:
+        told = found[(7, rollout.sample)]
+        assert read_rollout(told.ref, "7", prompt(7).token_ids) == rollout
+        assert (told.num_tokens, told.continued_tokens) == (len(rollout.token_ids), 0)
+        assert told.start_version == 0
+    assert desk.reports[-1].received == 1
+    assert sum(report.stats.tokens for report in desk.reports) > 0
+
+
+def test_what_was_not_answered_is_told_again_in_order(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.001)), gather_s=0.0) as office:
+            desk = office.desk
+            desk.send(work=(work(7, range(8)),))
+            await desk.until(lambda: desk.finished)
+            desk.faults = [ConnectionError("cut"), StageFailed("gone"), TimeoutError()]
+            await desk.until(lambda: len({each.sample for each in desk.finished}) == 8)
+            await desk.until(lambda: not desk.faults and len(desk.reports) > len(desk.answered))
+            desk.send(work=(work(8, [0]),))
+            await desk.until(lambda: any(each.draw == 8 for each in desk.finished))
+            return desk
+
+    desk = asyncio.run(main())
+    arrived = [each for report in desk.answered for each in report.finished if each.draw == 7]
+    assert sorted({each.sample for each in arrived}) == list(range(8))
+    assert len(desk.finished) > len(arrived)  # some were told more than once
+    firsts = list(dict.fromkeys(each.ref.offset for each in arrived))
+    assert firsts == sorted(firsts)  # in the order in which they were written down
+    assert len(desk.lost) == 3
+    cut = next(i for i, report in enumerate(desk.reports) if report is desk.lost[0])
+    after = desk.reports[cut + 1]
+    assert after.received == 0
+    # Everything that it still had to do was named.
+    told = {each.sample for each in after.finished} | {key[2] for key in after.holds}
+    before = {each.sample for report in desk.reports[:cut] for each in report.finished}
+    assert told | before == set(range(8))
+
+
+def test_a_coordinator_that_comes_back_finds_everything(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.001))) as office:
+            desk = office.desk
+            desk.send(work=(work(7, range(4)),))
+            await desk.until(lambda: office.engine._running == 4)
+            desk.faults = [StageFailed("gone")] * 3
+            await desk.until(lambda: len(desk.finished) >= 4)
+            await desk.until(lambda: not desk.faults)
+            await asyncio.sleep(0.5)
+            return {each.sample for report in desk.answered for each in report.finished}
+
+    assert asyncio.run(main()) == {0, 1, 2, 3}
+
+
+def test_a_coordinator_that_stays_away_is_named(tmp_path):
+    async def main():
+        office = Office(tmp_path, FakeEngine(), coordinator_deadline_s=0.25)
+        office.desk.faults = [StageFailed("no such actor")] * 100
+        async with office:
+            return await office.error(), len(office.desk.reports)
+
+    error, calls = asyncio.run(main())
+    assert isinstance(error, DeadlineExceeded)
+    assert str(error) == "engine 0 waited 0 s for the coordinator: no such actor"
+    assert calls == 3  # at 0, 0.1 and 0.3 s
+
+
+def test_news_does_not_wait_for_a_silent_coordinator(tmp_path):
+    class Silent(Desk):
+        async def exchange(self, report):  # never gives way, never answers without mail
+            self.reports.append(report)
+            while not self.mail:
+                await asyncio.sleep(0.002)
+            return self.mail.pop(0)
+
+    async def main():
+        office = Office(tmp_path, FakeEngine(latency=per_token(0.002)))
+        desk = office.desk = office.worker._courier._coordinator = Silent()
+        async with office:
+            desk.send(work=(work(7, range(8)),))
+            await desk.until(lambda: len({each.sample for each in desk.finished}) == 8)
+            desk.send(end=True)
+            assert await office.error() is None
+
+    asyncio.run(main())
+
+
+def test_weights_are_taken_while_samples_run(tmp_path):
+    spans = []
+
+    async def main():
+        engine = FakeEngine(latency=per_token(0.004), update_s=0.02)
+        office = Office(tmp_path, engine, span=lambda *span: spans.append(span))
+        async with office:
+            desk = office.desk
+            desk.send(weights=weights(3))
+            await desk.until(lambda: desk.acknowledged == weights(3))
+            desk.send(work=(work(7, range(4)),))
+            await asyncio.sleep(0.06)
+            desk.send(weights=weights(4))
+            desk.send(weights=weights(4))  # once is enough
+            await desk.until(lambda: len(desk.finished) == 4)
+            desk.send(end=True)
+            assert await office.error() is None
+            return desk
+
+    desk = asyncio.run(main())
+    syncs = [report.sync for report in desk.reports if report.sync]
+    assert [(sync.version, sync.checksums_agree) for sync in syncs] == [(3, True), (4, True)]
+    rollouts = [read_rollout(each.ref, "7", prompt(7).token_ids) for each in desk.finished]
+    assert any(set(rollout.versions) == {3, 4} for rollout in rollouts)
+    assert {each.start_version for each in desk.finished} == {3}
+    assert {span[0] for span in spans} == {"engine 0"}
+    assert [span[1] for span in spans] == ["swap v3", "generate", "swap v4", "generate"]
+    assert all(span[2] < span[3] for span in spans)
+    ends = [span[3] for span in spans]
+    assert all(span[2] >= end for span, end in zip(spans[1:], ends[:-1], strict=True))
+
+
+def test_weights_that_have_gone_are_asked_for_again(tmp_path):
+    class Late(FakeEngine):
+        async def update_weights(self, version):
+            if version.version == 3:
+                raise WeightsGone("version 3 is not there any more")
+            return await FakeEngine.update_weights(self, version)
+
+    async def main():
+        async with Office(tmp_path, Late()) as office:
+            desk = office.desk
+            desk.send(weights=weights(3))
+            await desk.until(lambda: len(desk.reports) >= 2)
+            assert desk.acknowledged is None
+            desk.send(weights=weights(4))
+            await desk.until(lambda: desk.acknowledged == weights(4))
+            return [report.sync.version for report in desk.reports if report.sync]
+
+    assert asyncio.run(main()) == [4]
+
+
+def test_wrong_weights_and_a_dead_engine_end_the_service(tmp_path):
+    async def wrong():
+        async with Office(tmp_path, FakeEngine(faulty_checksums=1)) as office:
+            office.desk.send(weights=weights(3))
+            return await office.error()
+
+    async def dead():
+        async with Office(tmp_path, FakeEngine(latency=per_token(1.0))) as office:
+            office.desk.send(work=(work(7),))
+            await office.desk.until(lambda: office.engine._running == 2)
+            office.engine.die()
+            return await office.error()
+
+    assert isinstance(asyncio.run(wrong()), WeightsDiffer)
+    assert isinstance(asyncio.run(dead()), EngineFailed)
+
+
+def test_a_dead_workers_samples_go_on_elsewhere(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.005)), "one") as first:
+            first.desk.send(weights=weights(3))
+            await first.desk.until(lambda: first.desk.acknowledged is not None)
+            first.desk.send(work=(work(7, range(8)),))
+            await first.desk.until(lambda: len(first.desk.finished) >= 2)
+        (left,) = [scan(path) for path in first.journals()]
+        second = Office(tmp_path, FakeEngine("1", latency=per_token(0.0001)), "two")
+        second.engine.version = 5
+        paths = [*first.journals()[:1], str(tmp_path / "removed.journal")]
+        async with second:
+            desk = second.desk
+            desk.send(work=(work(7, range(8), look_in=paths),))
+            await desk.until(lambda: len(desk.finished) == 8)
+        return left, {each.sample: each for each in desk.finished}, first.desk.finished
+
+    left, finished, before = asyncio.run(main())
+    assert len(left.partial) >= 1
+    for each in before:
+        again = finished[each.sample]
+        assert (again.ref, again.start_version) == (each.ref, 3)
+        assert again.continued_tokens == again.num_tokens == each.num_tokens
+    for (_, _, sample), partial in left.partial.items():
+        told = finished[sample]
+        rollout = read_rollout(told.ref, "7", prompt(7).token_ids)
+        given = len(partial.token_ids)
+        assert told.continued_tokens == given > 0
+        assert told.start_version == 3
+        assert told.num_tokens == len(rollout.token_ids) > given
+        assert rollout.token_ids[:given] == partial.token_ids
+        assert rollout.logprobs[:given] == partial.logprobs
+        assert rollout.versions == (3,) * given + (5,) * (told.num_tokens - given)
+        assert len(rollout.token_ids) <= 64
+    assert len(finished) == 8
+
+
+def test_a_continuation_is_written_down_whole(tmp_path):
+    async def main():
+        slow = per_token(0.01)
+        async with Office(tmp_path / "a", FakeEngine(latency=slow)) as first:
+            first.desk.send(work=(work(7, [0], sampling=Sampling(500, seed=1)),))
+            await first.desk.until(lambda: scan(first.journals()[0]).partial)
+        (before,) = scan(first.journals()[0]).partial.values()
+        async with Office(tmp_path / "b", FakeEngine("1", latency=slow)) as second:
+            again = work(7, [0], look_in=first.journals(), sampling=Sampling(500, seed=1))
+            second.desk.send(work=(again,))
+            await second.desk.until(lambda: scan(second.journals()[0]).partial)
+        (after,) = scan(second.journals()[0]).partial.values()
+        return before, after
+
+    before, after = asyncio.run(main())
+    given = len(before.token_ids)
+    assert len(after.token_ids) >= given >= 4
+    assert after.token_ids[:given] == before.token_ids
+    assert after.logprobs[:given] == before.logprobs
+
+
+def test_a_new_segment_holds_all_unfinished_samples(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.01))) as office:
+            desk = office.desk
+            desk.send(work=(work(7, range(4), sampling=Sampling(500, seed=2)),))
+            await desk.until(lambda: len(scan(office.journals()[0]).partial) == 4)
+            desk.send(journal=1)
+            await desk.until(lambda: len(office.journals()) == 2)
+            await desk.until(lambda: len(scan(office.journals()[1]).partial) == 4)
+            desk.send(journal=1)
+            await asyncio.sleep(0.05)
+            assert len(office.journals()) == 2
+            first, second = map(scan, office.journals())
+            for key, partial in first.partial.items():
+                have = len(partial.token_ids)
+                assert second.partial[key].token_ids[:have] == partial.token_ids
+
+    asyncio.run(main())
+
+
+def test_aborted_samples_are_not_heard_of_again(tmp_path):
+    def latency(asked, sample, num_tokens):
+        return 60.0 if asked.id == "test/7" else 0.5
+
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=latency)) as office:
+            desk = office.desk
+            desk.send(work=(work(7, range(4)), work(8, range(2)), work(8, [0], lane="probe")))
+            await desk.until(lambda: office.engine._running == 7)
+            desk.send(abort=(("train", 7), ("train", 99), ("probe", 7)))
+            await desk.until(lambda: office.engine._running == 3)
+            await desk.until(lambda: len(desk.finished) == 3)
+            return desk
+
+    desk = asyncio.run(main())
+    assert sorted((each.lane, each.draw) for each in desk.finished) == [
+        ("probe", 8),
+        ("train", 8),
+        ("train", 8),
+    ]
+
+
+def test_work_that_comes_twice_is_done_once(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.001))) as office:
+            desk = office.desk
+            desk.send(work=(work(7),))
+            desk.send(work=(work(7, range(3)),))
+            await desk.until(lambda: len(desk.finished) == 3)
+            desk.send(work=(work(7),))  # a coordinator that has forgotten
+            await desk.until(lambda: len(desk.finished) == 5)
+            return desk, scan(office.journals()[0])
+
+    desk, contents = asyncio.run(main())
+    assert Counter(each.sample for each in desk.finished) == {0: 2, 1: 2, 2: 1}
+    assert len({each.ref for each in desk.finished}) == len(contents.finished) == 3
+
+
+def test_a_sample_that_cannot_be_generated_is_given_back_and_nothing_else(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(max_model_len=70)) as office:
+            desk = office.desk
+            long = replace(work(7), prompt=Prompt("long", "test", (5,) * 40, "", {}))
+            desk.send(work=(long, work(8)))
+            await desk.until(lambda: len(desk.finished) == 2)
+            await desk.until(lambda: any(report.failed for report in desk.reports))
+            return [each for report in desk.reports for each in report.failed]
+
+    failed = asyncio.run(main())
+    assert [(each.lane, each.draw, each.sample) for each in failed] == [
+        ("train", 7, 0),
+        ("train", 7, 1),
+    ]
+    assert {each.reason for each in failed} == {"no room"}
+
+
+def test_the_engine_can_serve_again(tmp_path):
+    async def main():
+        engine = FakeEngine(latency=per_token(0.002))
+        async with Office(tmp_path, engine, "one") as office:
+            office.desk.send(work=(work(7, range(4)),))
+            await office.desk.until(lambda: office.desk.finished)
+            office.desk.send(end=True)
+            assert await office.error() is None
+        assert not engine._samples
+        async with Office(tmp_path, engine, "two") as office:
+            office.desk.send(work=(work(7, range(4)),))
+            await office.desk.until(lambda: len(office.desk.finished) == 4)
+            return {Path(each.ref.path).name for each in office.desk.finished}
+
+    assert asyncio.run(main()) == {"0-two-000000.journal"}
+
+
+def test_a_damaged_journal_of_another_engine_is_named(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.0)), "one") as first:
+            first.desk.send(work=(work(7, range(4)),))
+            await first.desk.until(lambda: len(first.desk.finished) == 4)
+        (path,) = first.journals()
+        data = bytearray(Path(path).read_bytes())
+        data[20] ^= 1
+        Path(path).write_bytes(data)
+        async with Office(tmp_path, FakeEngine("1"), "two") as second:
+            second.desk.send(work=(work(7, look_in=[path]),))
+            return path, await second.error()
+
+    path, error = asyncio.run(main())
+    assert isinstance(error, StageFailed)
+    assert (error.message, error.place) == ("the journal record at byte 0 is damaged", path)
