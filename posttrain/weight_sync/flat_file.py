@@ -123,9 +123,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def keep_newest(directory: str | Path, count: int = KEPT_VERSIONS) -> None:
     """Remove all but the `count` newest versions; readers that have one mapped keep it."""
-    files = sorted(Path(directory).glob("*-*.weights"), key=_order)
-    for file in files[:-count]:
+    for file in _by_age(directory)[:-count]:
         file.unlink(missing_ok=True)
+
+
+def newest_file(directory: str | Path) -> Path | None:
+    """The file of the newest version, None where there is none."""
+    files = _by_age(directory)
+    return files[-1] if files else None
+
+
+def _by_age(directory: str | Path) -> list[Path]:
+    return sorted(Path(directory).glob("*-*.weights"), key=_order)
 
 
 def _order(file: Path) -> tuple[int, ...]:

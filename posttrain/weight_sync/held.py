@@ -15,6 +15,7 @@ finer shows in the comparison of log-probs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,13 +42,48 @@ def stale_modules(
     model: torch.nn.Module, received: Mapping[str, Tensor], watched: Iterable[str]
 ) -> list[str]:
     """Names of the watched layers that compute with other weights than `received`."""
-    stale = []
+    stale, questions = compare(model, received, watched)
+    return sorted(stale + wrong_answers(model, questions))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One vector for a packed layer, and what it has to make of it."""
+
+    probe: Tensor  # [1, columns]
+    product: Tensor  # [rows] float32
+    bound: Tensor  # [rows] how far a kernel's rounding may lie from it
+
+
+def compare(
+    model: torch.nn.Module, received: Mapping[str, Tensor], watched: Iterable[str]
+) -> tuple[list[str], dict[str, Question]]:
+    """(layers whose tensors are not the received ones, a question for each packed layer).
+
+    Runs no kernel of the engine's, so the engine may go on meanwhile.
+    """
+    stale: list[str] = []
+    questions: dict[str, Question] = {}
     for name in watched:
         module = model.get_submodule(name)
         expected = _received_weight(model, name, module, received)
-        if expected is None or not _holds(module, expected):
+        if expected is None or not _keeps(module, expected):
             stale.append(name)
-    return stale
+        elif _is_packed(module, expected):
+            questions[name] = _question(module, expected)
+    return stale, questions
+
+
+def wrong_answers(model: torch.nn.Module, questions: Mapping[str, Question]) -> list[str]:
+    """Names of the layers that answer otherwise than they should.
+
+    The engine has to stand still: its kernels share scratch memory.
+    """
+    return [
+        name
+        for name, question in questions.items()
+        if not _answers(model.get_submodule(name), question)
+    ]
 
 
 def _stays_in_place(module: torch.nn.Module) -> bool:
@@ -86,33 +122,46 @@ def _twins(model: torch.nn.Module, module: torch.nn.Module) -> list[str]:
 
 
 def _holds(module: Any, expected: Tensor) -> bool:
+    if not _keeps(module, expected):
+        return False
+    return not _is_packed(module, expected) or _answers(module, _question(module, expected))
+
+
+def _is_packed(module: Any, expected: Tensor) -> bool:
+    return getattr(module, "cpu_linear", None) is not None and expected.ndim == 2
+
+
+def _keeps(module: Any, expected: Tensor) -> bool:
+    """Whether the layer's own tensor is the expected one; True where packing has freed it."""
     import torch
 
-    packed = getattr(module, "cpu_linear", None)
-    if packed is None or expected.ndim != 2:
-        weight: Tensor = module.weight
-        if weight.ndim != expected.ndim or weight.shape[1:] != expected.shape[1:]:
-            return False
-        held = weight.detach()[: len(expected)].cpu()  # vLLM pads vocabularies
-        return torch.equal(held, expected.to(held.dtype))
-    return _multiplies_like(module, expected)
+    weight: Tensor = module.weight
+    if weight.numel() == 0 and _is_packed(module, expected):
+        return True
+    if weight.ndim != expected.ndim or weight.shape[1:] != expected.shape[1:]:
+        return False
+    held = weight.detach()[: len(expected)].cpu()  # vLLM pads vocabularies
+    return torch.equal(held, expected.to(held.dtype))
 
 
-def _multiplies_like(module: Any, expected: Tensor) -> bool:
+def _question(module: Any, expected: Tensor) -> Question:
     import torch
 
     dtype = module.weight.dtype
-    columns = expected.shape[1]
     # Irrational steps: no two entries are equal, so a permuted matrix is noticed as well.
-    probe = torch.cos(torch.arange(columns, dtype=torch.float32) * 1.6180339).to(dtype)[None]
+    steps = torch.arange(expected.shape[1], dtype=torch.float32) * 1.6180339
+    probe = torch.cos(steps).to(dtype)
+    matrix, vector = expected.to(dtype).float(), probe.float()
+    bound = TOLERANCE[str(dtype)] * (matrix.abs() @ vector.abs()) + 1e-12
+    return Question(probe[None], matrix @ vector, bound)
+
+
+def _answers(module: Any, question: Question) -> bool:
     try:
-        product = module.cpu_linear(probe, module.weight, None)[0].float()
+        answer = module.cpu_linear(question.probe, module.weight, None)[0].float()
     except RuntimeError:  # other shape than the received matrix: sharded
         return False
-    matrix = expected.to(dtype).float()
-    if len(product) < len(matrix):
+    rows = len(question.product)
+    if len(answer) < rows:
         return False
-    vector = probe[0].float()
-    error = (product[: len(matrix)] - matrix @ vector).abs()
-    bound = TOLERANCE[str(dtype)] * (matrix.abs() @ vector.abs()) + 1e-12
-    return bool((error <= bound).all())
+    return bool(((answer[:rows] - question.product).abs() <= question.bound).all())

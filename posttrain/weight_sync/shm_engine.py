@@ -3,7 +3,7 @@
 vLLM's own back ends need GPUs. This one loads a flat file (or a model folder) of the same host
 through vLLM's layer-wise reload, the only way that works on CPUs, where `load_weights` alone
 meets matrices that were packed and freed. Importing this module registers the engine; the worker
-does so because `ShmWorkerExtension` is its `worker_extension_cls`.
+does so through its `worker_extension_cls` (`worker_extension`).
 
 Nothing here pauses: the caller makes sure that no step runs meanwhile and that the prefix cache is
 emptied, because neither is checked by vLLM.
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -30,12 +29,10 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from posttrain.weight_sync import held
 from posttrain.weight_sync.flat_file import read_weights
 from posttrain.weight_sync.model_folder import read_model_folder
 
 BACKEND = "shm"
-EXTENSION = "posttrain.weight_sync.shm_engine.ShmWorkerExtension"
 
 
 @dataclass
@@ -88,25 +85,6 @@ def repack_output_head(model: torch.nn.Module) -> None:
 def read_location(location: str) -> dict[str, torch.Tensor]:
     """Tensors by name from a flat file or a model folder."""
     return read_model_folder(location) if Path(location).is_dir() else read_weights(location)
-
-
-class ShmWorkerExtension:
-    """Methods mixed into vLLM's worker, called through `collective_rpc`."""
-
-    def posttrain_watch(self: Any, location: str) -> list[str]:
-        """Choose the layers that updates are checked on: those that hold these weights now."""
-        received = read_location(location)
-        self.posttrain_watched = held.matching_modules(self.get_model(), received)
-        return self.posttrain_watched
-
-    def posttrain_swap(self: Any, location: str) -> list[str]:
-        """Load other weights. Returns the watched layers that do not compute with them: none."""
-        with torch.no_grad(), set_current_vllm_config(self.vllm_config):
-            self.start_weight_update()
-            self.update_weights({"location": location})
-            self.finish_weight_update()
-            received = read_location(location)
-            return held.stale_modules(self.get_model(), received, self.posttrain_watched)
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:

@@ -1,0 +1,254 @@
+"""Weights that change while a real vLLM engine generates, in a process of their own; transformers
+is the truth. Models with tied and with untied embeddings.
+
+Run as a program (`FOLDER tied|untied`), this file prints its findings as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm")
+
+CONTEXT = 128
+VOCABULARY = 64
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def found(request, tmp_path_factory):
+    """What the program found out."""
+    folder = tmp_path_factory.mktemp(request.param)
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder), request.param],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_log_probs_are_those_of_the_new_weights(found):
+    assert found["after"]["version"] == 1
+    assert found["after"]["gap"] <= 1e-4
+    assert found["after"]["gap_to_old"] > 0.1
+
+
+def test_64_seeded_answers_survive_a_swap_and_every_token_has_its_version(found):
+    flight = found["flight"]
+    assert flight["answers"] == 64
+    assert flight["changed"] > 16  # the others ended before the swap
+    assert flight["sorted"]
+    assert flight["old_gap"] <= 1e-4
+    assert flight["new_gap"] <= 1e-4
+
+
+def test_the_pause_is_a_small_part_of_the_update(found):
+    assert 0 < found["flight"]["stall_ms"] < 0.5 * found["flight"]["sync_ms"]
+
+
+REFUSED = {
+    "truncated": ("WeightsDiffer", "the weight file is damaged: it should have"),
+    "checksum": ("WeightsDiffer", "the trainer published 00000000"),
+    "other version": ("WeightsDiffer", "told to take version 7, and found version 3 there"),
+    "other attempt": ("WeightsDiffer", "told to take version 3, and found version 3 there"),
+    "missing tensor": ("WeightsDiffer", "1 missing, first model.layers.1.self_attn.k_proj.weight"),
+    "gone": ("WeightsGone", "version 3 is not there any more for engine 0"),
+    "another shape": ("WeightsDiffer", "1 reshaped, first model.norm.weight"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_swap_that_is_refused_leaves_the_old_weights_in_use(found, why):
+    kind, message = REFUSED[why]
+    assert found["refused"][why]["error"] == kind
+    assert message in found["refused"][why]["message"]
+    assert found["refused"][why]["unchanged"]
+    assert found["refused"][why]["version"] == 2
+
+
+def test_a_version_is_taken_after_all_of_that(found):
+    assert found["last"]["version"] == 4
+    assert found["last"]["gap"] <= 1e-4
+
+
+# -- the program ----------------------------------------------------------------------------------
+
+
+def build_model(folder: Path, seed: int, tied: bool):
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    vocabulary = {chr(0x4E00 + i): i for i in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        intermediate_size=128,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=tied,
+        eos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.15,
+    )
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def gap(model, rollout, start=0, end=None) -> float:
+    """Largest distance to the model's own log-probs over some of the answer's tokens."""
+    import torch
+
+    ids = torch.tensor([rollout.prompt_ids + rollout.token_ids])
+    with torch.no_grad():
+        logits = model(ids).logits[0, len(rollout.prompt_ids) - 1 : -1]
+    truth = torch.log_softmax(logits, -1).gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
+    return float((truth - torch.tensor(rollout.logprobs))[start:end].abs().max())
+
+
+class Program:
+    def __init__(self, folder: Path, tied: bool) -> None:
+        from posttrain.ports import EngineSpec
+        from posttrain.rollout.environment import apply_engine_environment
+
+        spec = EngineSpec(str(folder / "0"), CONTEXT, "fp32", 64, True, 32, 256)
+        apply_engine_environment(spec)
+        from posttrain.rollout.vllm_engine import VllmEngine
+        from posttrain.weight_sync.shm_publisher import ShmPublisher
+
+        self.models = [build_model(folder / str(seed), seed, tied) for seed in range(2)]
+        self.engine = VllmEngine(spec, "0")
+        self.publisher = ShmPublisher("swaps", folder)
+
+    def weights(self, version: int):
+        return dict(self.models[version % 2].named_parameters())
+
+    def publish(self, version: int):
+        return self.publisher.prepare(self.weights(version), version, 0)
+
+    async def ask(self, number: int = 0, tokens: int = 16):
+        from posttrain.types import Prompt, Sampling
+
+        asked = tuple(2 + (7 * number + 3 * i) % (VOCABULARY - 2) for i in range(30))
+        sampling = Sampling(tokens, 1.0, seed=21 + number)
+        version, (rollout,) = await self.engine.generate(
+            str(number), Prompt(str(number), "", asked, "", {}), 1, sampling
+        )
+        return version, rollout
+
+    async def run(self) -> dict:
+        await self.engine.start()
+        findings: dict = {}
+        await self.engine.update_weights(self.publish(1))
+        version, rollout = await self.ask()
+        findings["after"] = {
+            "version": version,
+            "gap": gap(self.models[1], rollout),
+            "gap_to_old": gap(self.models[0], rollout),
+        }
+        findings["flight"] = await self.in_flight()
+        findings["refused"] = await self.refusals()
+        await self.engine.update_weights(self.publish(4))
+        version, rollout = await self.ask()
+        findings["last"] = {"version": version, "gap": gap(self.models[0], rollout)}
+        await self.engine.shutdown()
+        self.publisher.close()
+        return findings
+
+    async def in_flight(self) -> dict:
+        answers = [asyncio.create_task(self.ask(i, tokens=90)) for i in range(64)]
+        while (await self.engine.stats())["running"] == 0:
+            await asyncio.sleep(0.002)
+        for _ in range(8):  # one step lies between two calls
+            await self.engine._thread.call(lambda _: None)
+        report = await self.engine.update_weights(self.publish(2))
+        rollouts = [(await answer)[1] for answer in answers]
+        changed = [r for r in rollouts if set(r.versions) == {1, 2}]
+        firsts = [rollout.versions.index(2) for rollout in changed]
+        both = list(zip(changed, firsts, strict=True))
+        return {
+            "answers": len(rollouts),
+            "changed": len(changed),
+            "sorted": all(list(r.versions) == sorted(r.versions) for r in rollouts),
+            "old_gap": max(gap(self.models[1], r, 0, first) for r, first in both),
+            "new_gap": max(gap(self.models[0], r, first) for r, first in both),
+            "stall_ms": report.stall_ms,
+            "sync_ms": report.sync_ms,
+        }
+
+    async def refusals(self) -> dict:
+        findings = {}
+        for why, spoil in SPOILED.items():
+            _, before = await self.ask()
+            version = spoil(self)
+            error = None
+            try:
+                await self.engine.update_weights(version)
+            except Exception as caught:  # its kind is what is asked about
+                error = caught
+            asked, after = await self.ask()
+            findings[why] = {
+                "error": type(error).__name__,
+                "message": str(error),
+                "unchanged": after == before,
+                "version": asked,
+            }
+        return findings
+
+
+def truncated(program):
+    version = program.publish(3)
+    os.truncate(version.location, version.num_bytes - 64)
+    return version
+
+
+def without_a_tensor(program):
+    weights = program.weights(3)
+    del weights["model.layers.1.self_attn.k_proj.weight"]
+    return program.publisher.prepare(weights, 3, 0)
+
+
+def another_shape(program):
+    weights = program.weights(3)
+    return program.publisher.prepare(
+        weights | {"model.norm.weight": weights["model.norm.weight"][:32]}, 3, 0
+    )
+
+
+def gone(program):
+    version = program.publish(3)
+    os.remove(version.location)  # as when two newer versions have come out
+    return version
+
+
+SPOILED = {
+    "truncated": truncated,
+    "checksum": lambda program: replace(program.publish(3), checksum="0" * 32),
+    "other version": lambda program: replace(program.publish(3), version=7),
+    "other attempt": lambda program: replace(program.publish(3), attempt=1),
+    "missing tensor": without_a_tensor,
+    "another shape": another_shape,
+    "gone": gone,
+}
+
+
+if __name__ == "__main__":
+    program = Program(Path(sys.argv[1]), tied=sys.argv[2] == "tied")
+    print(json.dumps(asyncio.run(program.run())))
