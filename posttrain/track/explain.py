@@ -11,16 +11,43 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from posttrain.track.explain_rules import (
-    RULES,
+from posttrain.track import explain_engine_rules as engine
+from posttrain.track import explain_rules as learning
+from posttrain.track.explain_window import (
     START_ROWS,
     THRESHOLDS,
     Row,
+    Rule,
     StageFacts,
     Verdict,
 )
 
+__all__ = ["RULES", "Explainer", "Note", "StageFacts", "findings"]
+
 RECENT_ROWS = 50
+
+RULES: tuple[Rule, ...] = (  # worst first: the screen has room for one
+    Rule("nothing-learnt", "act", learning.nothing_learnt),
+    Rule("logprob-gap", "act", engine.logprob_gap),
+    Rule("older-than-allowed", "act", engine.older_than_allowed),
+    Rule("rollouts-lost", "act", engine.rollouts_lost),
+    Rule("kl-jump", "act", learning.kl_jump),
+    Rule("verifier-failing", "watch", engine.verifier_failing),
+    Rule("groups-dropped", "watch", engine.groups_dropped),
+    Rule("logprob-gap-near", "watch", engine.logprob_gap_near),
+    Rule("cut-answers", "watch", learning.cut_answers),
+    Rule("entropy-collapse", "watch", learning.entropy_collapse),
+    Rule("one-sided-groups", "watch", learning.one_sided_groups),
+    Rule("many-filtered", "watch", engine.many_filtered),
+    Rule("reward-flat", "watch", learning.reward_flat),
+    Rule("trainer-waits", "watch", engine.trainer_waits),
+    Rule("engines-idle", "watch", engine.engines_idle),
+    Rule("taking-turns", "watch", engine.taking_turns),
+    Rule("weights-stall", "watch", engine.weights_stall),
+    Rule("as-old-as-allowed", "watch", engine.as_old_as_allowed),
+    Rule("synchronous-idle", "normal", engine.synchronous_idle),
+    Rule("loss-near-zero", "normal", learning.loss_near_zero),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from posttrain.track.formatting import (
     significant,
     sparkline,
 )
-from posttrain.track.rows import share_by_age
+from posttrain.track.rows import held_out, share_by_age, total_of
 from posttrain.track.views import StageView
 
 LABEL = 14  # columns of the names at the left
@@ -126,6 +126,7 @@ def _rl_lines(stage: StageView, width: int) -> list[Line]:
             _kl_and_length(stage, bars),
             _age(stage, width),
             _busy(stage, width),
+            _queues(stage),
             _weights(stage),
             _groups(stage),
         )
@@ -168,18 +169,12 @@ def _reward(stage: StageView, bars: int) -> Line | None:
     shares = all(0.0 <= value <= 1.0 for value in rewards)
     now = percent(rewards[-1]) if shares else significant(rewards[-1], 3)
     text = _spark(rewards, bars) + now
-    held_out = next(
-        (
-            series
-            for name in sorted(stage.metrics)
-            if name.startswith("eval/")
-            and name.endswith("/score")
-            and (series := stage.series(name))
-        ),
-        [],
-    )
-    if held_out:
-        text += f"   held out {percent(held_out[-1][1])} (step {held_out[-1][0]:.0f})"
+    asked = held_out(stage.rows)
+    if asked:
+        step, value = asked[-1]
+        half = stage.metrics.get("reward/heldout_ci")
+        width = "" if half is None else f" ± {half * 100:.0f}"
+        text += f"   held out {percent(value)}{width} (step {step:.0f})"
     return _line("reward", text, 65)
 
 
@@ -222,13 +217,28 @@ def _age(stage: StageView, width: int) -> Line | None:
 
 
 def _busy(stage: StageView, width: int) -> Line | None:
-    length = _bars((width - 44) // 2, 30)
+    both = stage.values("overlap/both_busy_share")
+    length = _bars((width - (58 if both else 44)) // 2, 30)
     parts = [
         " ".join(filter(None, [part, bar(values[-1], length), percent(values[-1])]))
         for part in ("engine", "trainer")
         if (values := stage.values(f"{part}/busy_share"))
     ]
+    parts += [f"both {percent(both[-1])}"] if both else []
     return _line("busy", "   ".join(parts), 46) if parts else None
+
+
+def _queues(stage: StageView) -> Line | None:
+    """What lies where: `41 running   3 waiting   5 groups ready   13.1k tok/s`"""
+    found = {
+        "running": stage.values("engine/running"),
+        "waiting": stage.values("engine/waiting"),
+        "groups ready": stage.values("age/buffer_groups"),
+    }
+    parts = [f"{values[-1]:.0f} {name}" for name, values in found.items() if values]
+    speed = stage.values("engine/tokens_per_s")
+    parts += [f"{significant_speed(speed[-1])} tok/s"] if speed else []
+    return _line("engines", "   ".join(parts), 38) if len(parts) > 1 else None
 
 
 def _weights(stage: StageView) -> Line | None:
@@ -236,6 +246,8 @@ def _weights(stage: StageView) -> Line | None:
     versions = stage.values("axis/version")
     parts = [f"v{versions[-1]:.0f}"] if versions else []
     parts += [f"sync {sync[-1]:.0f} ms"] if sync else []
+    stall = stage.values("weights/stall_share")
+    parts += [f"stands still {percent(stall[-1])}"] if stall and stall[-1] >= 0.005 else []
     parts += [f"engine = trainer to {significant(gap[-1], 1)} nats"] if gap else []
     return _line("weights", "   ".join(parts), 42) if sync or gap else None
 
@@ -246,10 +258,9 @@ def _groups(stage: StageView) -> Line | None:
         return None
     parts = [f"{sum(trained):.0f} trained"]
     parts += [f"{percent(useless[-1])} taught nothing"] if useless else []
-    dropped = sum(
-        sum(stage.values(name)) for name in stage.metrics if name.startswith("groups/dropped/")
-    )
-    lost = sum(stage.values("ops/rollouts_lost"))
+    filtered = total_of(stage.rows, "groups/filtered")
+    parts += [f"{filtered:.0f} filtered"] if filtered else []
+    dropped, lost = total_of(stage.rows, "groups/dropped"), sum(stage.values("ops/rollouts_lost"))
     return _line("groups", "   ".join([*parts, f"{dropped:.0f} dropped, {lost:.0f} lost"]), 40)
 
 

@@ -16,10 +16,12 @@ SHOWN = {  # metric -> name in a line, in this order
     "train/loss": "loss",
     "sft/heldout_loss": "heldout_loss",
     "reward/mean": "reward",
+    "reward/heldout_mean": "heldout",
     "eval/heldout/score": "heldout",
     "policy/kl_reference_nats": "kl_nats",
     "policy/entropy_nats": "entropy_nats",
     "age/versions/max": "age_max",
+    "overlap/both_busy_share": "both_busy",
     "train/tokens_per_s": "tokens_per_s",
 }
 

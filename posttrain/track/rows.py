@@ -64,3 +64,42 @@ def share_by_age(
                 totals[int(sample["age"])] = totals.get(int(sample["age"]), 0.0) + 1.0
     whole = sum(totals.values())
     return {age: totals[age] / whole for age in sorted(totals)} if whole > 0 else {}
+
+
+def age_percentiles(row: Mapping[str, Any]) -> dict[str, float]:
+    """`age/versions/p50` and `p99` from the whole histogram that stands in `age/share/<versions>`.
+
+    The smallest age that at least half (99 %) of the tokens do not exceed; nothing without shares.
+    """
+    shares = share_by_age([row])
+    found: dict[str, float] = {}
+    for name, wanted in (("p50", 0.5), ("p99", 0.99)):
+        reached = 0.0
+        for age, share in shares.items():
+            reached += share
+            if reached >= wanted - 1e-9:
+                found[f"age/versions/{name}"] = float(age)
+                break
+    return found
+
+
+def held_out(rows: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:
+    """(step, share of right answers) of the questions asked while training."""
+    for name in ("reward/heldout_mean", "eval/heldout/score"):
+        series = [
+            (row.get("axis/step", 0.0), row[name]) for row in rows if row.get(name) is not None
+        ]
+        if series:
+            return series
+    return []
+
+
+def total_of(rows: Iterable[Mapping[str, float]], name: str) -> float:
+    """The sum of a count over steps, with its parts by source: `groups/dropped`, or
+    `groups/dropped/<source>` where it is told so.
+    """
+    total = 0.0
+    for row in rows:
+        parts = [value for key, value in row.items() if key.startswith(f"{name}/")]
+        total += row[name] if name in row else sum(parts)
+    return total

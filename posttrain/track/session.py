@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.config.pipeline import WandbSettings
 from posttrain.track.jsonl import read_jsonl
 from posttrain.track.rows import last_values, merge_rows
+from posttrain.track.spans import Span
 from posttrain.track.stage_tracker import StageTracker
 from posttrain.track.wandb import WandbPlan, WandbRun
 
@@ -52,6 +53,12 @@ class TrackSession:
 
     def stage(self, name: str) -> StageTracker:
         return self._trackers[name]
+
+    def spans(self, name: str, spans: Sequence[Span]) -> None:
+        """Spans travel late: those of a stage that was closed meanwhile are left out."""
+        tracker = self._trackers.get(name)
+        if tracker is not None:
+            tracker.spans(spans)
 
     def close_stage(self, name: str, summary: Mapping[str, Any]) -> dict[str, float]:
         """Flush a stage's files and finish its W&B run; the last value of each metric."""

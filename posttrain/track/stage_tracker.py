@@ -19,11 +19,23 @@ import yaml
 
 from posttrain.track.explain import Explainer, StageFacts
 from posttrain.track.jsonl import JsonlWriter, read_jsonl
-from posttrain.track.rows import merge_rows
+from posttrain.track.overlap import OverlapWatch
+from posttrain.track.rows import age_percentiles, merge_rows
+from posttrain.track.spans import Span
+from posttrain.track.trace import TraceWriter
 from posttrain.track.wandb import WandbRun
 
 _log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
+
+COUNTERS = (  # drawn under the rows of the trace
+    "axis/version",
+    "age/buffer_groups",
+    "engine/running",
+    "engine/waiting",
+    "engine/tokens_per_s",
+    "train/tokens_per_s",
+)
 
 
 def _never_raises(method: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
@@ -63,6 +75,8 @@ class StageTracker:
         self._events = JsonlWriter(self.directory / "events.jsonl", _log.warning)
         self._metrics = JsonlWriter(self.directory / "metrics.jsonl", self._file_trouble)
         self._samples = JsonlWriter(self.directory / "samples.jsonl", self._file_trouble)
+        self._trace: TraceWriter | None = None  # only stages that tell spans have one
+        self._overlap = OverlapWatch()
         self._began = time.time() - _earlier_seconds(self.directory, attempt)
         self._pending: dict[str, float] = {}
         self._explainer: Explainer | None = None
@@ -87,6 +101,7 @@ class StageTracker:
             for name, value in metrics.items()
             if (number := _number(value)) is not None
         }
+        row |= self._derived(row, now)
         self._metrics.append({"time": now, "attempt": self.attempt, **row})
         if self._wandb is not None:
             self._wandb.log(row)
@@ -97,6 +112,37 @@ class StageTracker:
     def event(self, name: str, **details: Any) -> None:
         """Something that happened: restart, sync, stop, dropped, waiting, ..."""
         self._events.append({"time": time.time(), "stage": self.stage, "name": name, **details})
+
+    @_never_raises
+    def span(self, track: str, name: str, start_s: float, end_s: float, **details: Any) -> None:
+        """One bar of the trace; times are of time.time()."""
+        self._take_spans([Span(track, name, start_s, end_s, details)])
+
+    @_never_raises
+    def spans(self, spans: Sequence[Span]) -> None:
+        """Many bars at once, as they come from another process."""
+        self._take_spans([Span(*span) for span in spans])
+
+    def _take_spans(self, spans: Sequence[Span]) -> None:
+        with self._lock:
+            for span in spans:
+                self._overlap.add(span)
+            if self._trace is None:
+                self._trace = TraceWriter(self.directory, self.stage, self._file_trouble)
+        self._trace.spans(spans)
+
+    def _derived(self, row: Mapping[str, float], now: float) -> dict[str, float]:
+        """What follows from numbers and spans that came from several processes."""
+        derived = age_percentiles(row)
+        if "trainer/busy_share" in row:  # the trainer's row: one per step
+            with self._lock:
+                share = self._overlap.share(now)
+            if share is not None:
+                derived["overlap/both_busy_share"] = share
+        if self._trace is not None:
+            curves = {name: row[name] for name in COUNTERS if name in row}
+            self._trace.counters(now, curves)
+        return {name: value for name, value in derived.items() if name not in row}
 
     @_never_raises
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -112,6 +158,8 @@ class StageTracker:
         """Explain the last step and let the files go. The W&B run is finished by who opened it."""
         with self._lock:
             self._observe_pending()
+        if self._trace is not None:
+            self._trace.close()
         for writer in (self._metrics, self._samples, self._events):
             writer.close()
 

@@ -30,6 +30,7 @@ INIT_TIMEOUT_S = 30.0
 ALERT_EVERY_S = 1800  # at most one alert per code in this time
 TABLE_ROWS = 16
 CHECKSUM_BYTES = 2_000_000_000  # larger results are referred to by path and size alone
+COUNTS = ("ops/", "groups/dropped", "groups/filtered", "groups/refilled")  # of each step
 AXES = ("axis/step", "axis/version", "axis/tokens", "axis/time_s")
 TABLE_COLUMNS = (
     "step",
@@ -246,16 +247,17 @@ class _Session:
         }
         for name, value in numbers.items():
             self._define(name)
-            if name.startswith("ops/"):
+            if name.startswith(COUNTS):
                 self._sums[name] = self._sums.get(name, 0.0) + value
         self._run.log(numbers)
 
     def _define(self, name: str) -> None:
-        """What W&B's summary keeps of a metric: the best score, else the last value."""
+        """What W&B's summary keeps of a metric: the best score, sums of counts, else the last."""
         if name in self._defined:
             return
         self._defined.add(name)
-        if name.startswith("eval/") and name.endswith("/score"):
+        is_score = name.startswith("eval/") and name.endswith("/score")
+        if is_score or name == "reward/heldout_mean":
             self._run.define_metric(name, step_metric="axis/step", summary="max")
 
     def _table(self, payload: tuple[str, tuple[str, ...], list[dict[str, Any]]]) -> None:

@@ -30,6 +30,7 @@ from posttrain.track.report.headline import headline
 from posttrain.track.report.health import health
 from posttrain.track.report.lineage import environment, lineage
 from posttrain.track.report.sample_pairs import before_and_after, stage_samples
+from posttrain.track.report.timeline import stage_timelines
 from posttrain.track.run_view import read_run
 from posttrain.track.views import RunView
 
@@ -85,7 +86,10 @@ def _sections(view: RunView) -> dict[str, Any]:
     pareto = pareto_figure(view)
     curves = [found for stage in view.stages if (found := stage_curves(stage, view))]
     ages = age_figures(view)
+    timelines = stage_timelines(view)
     figures = [*([pareto] if pareto else []), *(f for c in curves for f in c.figures), *ages]
+    for timeline in timelines:
+        figures += [*([timeline.bars] if timeline.bars else []), *timeline.curves]
     return {
         "figures": figures,
         "headline": headline(view),
@@ -95,6 +99,7 @@ def _sections(view: RunView) -> dict[str, Any]:
         "curves": curves,
         "curve_names": {curve.stage.name for curve in curves},
         "ages": ages,
+        "timelines": timelines,
         "pairs": before_and_after(view),
         "samples": stage_samples(view),
         "health": health(view),

@@ -88,7 +88,10 @@ def _supervised_figures(stage: StageView, marks: Sequence[tuple[float, str]]) ->
 def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Figure]:
     rewards = stage.values("reward/mean")
     shares = all(0.0 <= value <= 1.0 for value in rewards)
-    reward = [*_series(stage, "reward/mean", "reward on training prompts")]
+    reward = [
+        *_series(stage, "reward/mean", "reward on training prompts"),
+        *_series(stage, "reward/heldout_mean", "held out", color=1, dash="dash", markers=True),
+    ]
     for metric in sorted(stage.metrics):
         if metric.startswith("eval/") and metric.endswith("/score"):
             label = metric.split("/", 1)[1].removesuffix("/score")

@@ -1,8 +1,9 @@
-"""Age of data: how old, in weight versions, the rollouts were that each RL stage trained on."""
+"""Age of data: how old, in weight versions, the tokens were that each RL stage trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 from posttrain.track.formatting import percent
 from posttrain.track.report.figure import DataTable, Figure
@@ -25,8 +26,11 @@ def _figure(stage: StageView, shares: Mapping[int, float]) -> Figure:
     bound = bound if isinstance(bound, int) else None
     oldest = max(shares)
     ages = list(range(max(oldest, bound or 0) + 1))
-    finding = f"{percent(shares.get(0, 0.0))} of rollouts trained by the version that made them"
+    finding = f"{percent(shares.get(0, 0.0))} of tokens trained by the version that made them"
     finding += f", the oldest {oldest} version{'s' if oldest != 1 else ''} later"
+    several = stage.values("age/multi_version_share")
+    if several:
+        finding += f"; {percent(fmean(several))} of answers span several versions"
     return Figure(
         id=f"age-{stage.name}",
         title=f"{stage.name}: age of data" + (f", bound {bound}" if bound is not None else ""),
@@ -40,12 +44,12 @@ def _figure(stage: StageView, shares: Mapping[int, float]) -> Figure:
                 "textposition": "outside",
                 "cliponaxis": False,
                 "color": 0,
-                "name": "share of rollouts",
+                "name": "share of tokens",
             }
         ],
         layout={
             "xaxis": {"title": {"text": "weight versions old"}, "dtick": 1},
-            "yaxis": {"title": {"text": "share of rollouts"}, "tickformat": ".0%"},
+            "yaxis": {"title": {"text": "share of tokens"}, "tickformat": ".0%"},
             "wall": None if bound is None else bound + 0.5,
             "showlegend": False,
         },

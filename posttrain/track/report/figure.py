@@ -59,6 +59,7 @@ class Figure:
     layout: Mapping[str, Any]
     table: DataTable
     xs: Sequence[Mapping[str, Sequence[float]]] = field(default_factory=tuple)  # per trace
+    height_px: int | None = None  # where the page's usual height does not fit
 
     def as_json(self) -> dict[str, Any]:
         return {"id": self.id, "data": self.data, "layout": self.layout, "xs": self.xs}

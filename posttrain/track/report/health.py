@@ -9,7 +9,9 @@ from statistics import median
 from typing import Any
 
 from posttrain.track.events import event_words
+from posttrain.track.explain_window import THRESHOLDS, StageFacts
 from posttrain.track.formatting import percent, significant
+from posttrain.track.rows import total_of
 from posttrain.track.views import RunView, StageView
 
 QUIET = {"note", "note_over", "sync", "waiting", "gate", "saved", "asking", "measured"}
@@ -57,8 +59,10 @@ def health(view: RunView) -> Health:
         concern,
         [
             "stage",
-            "restarts",
+            "restarts, retries",
             "dropped",
+            "filtered, refilled",
+            "tokens taken over",
             "sync (median, worst)",
             "log-prob gap",
             "verifier failed",
@@ -73,22 +77,30 @@ def _row(stage: StageView) -> HealthRow:
     sync, gap = stage.values("weights/sync_ms"), stage.values("weights/logprob_gap_max_nats")
     failed = stage.values("verifier/failed_share")
     dropped = {
-        name.removeprefix("groups/dropped/"): _total(stage, name)
+        name.removeprefix("groups/dropped").lstrip("/"): _total(stage, name)
         for name in stage.metrics
-        if name.startswith("groups/dropped/")
+        if name == "groups/dropped" or name.startswith("groups/dropped/")
     }
     lost, twice = _total(stage, "ops/rollouts_lost"), _total(stage, "ops/trained_twice")
-    limit = 0.15 if stage.config.get("precision") == "bf16" else 1e-3
-    restarts = _restarts(stage)
-    named = ", ".join(f"{source} {count:.0f}" for source, count in dropped.items() if count)
+    limit = StageFacts.from_config(stage.config).logprob_gap_limit
+    restarts, retries = _restarts(stage), _total(stage, "ops/retries")
+    named = ", ".join(f"{source} {count:.0f}".strip() for source, count in dropped.items() if count)
+    filtered = total_of(stage.rows, "groups/filtered")
+    refilled = total_of(stage.rows, "groups/refilled")
+    worst_broken = max(failed, default=0.0)
     return HealthRow(
         stage.name,
         [
-            (f"{restarts:.0f}", restarts > 0),
+            (f"{restarts:.0f}, {retries:.0f}", restarts > 0),
             (named or "0", bool(named)),
+            (f"{filtered:.0f}, {refilled:.0f}", False),
+            (f"{_total(stage, 'ops/continued_tokens'):.0f}", False),
             (f"{median(sync):.0f} ms, {max(sync):.0f} ms" if sync else "-", False),
             (f"{significant(max(gap))} nats" if gap else "-", bool(gap) and max(gap) > limit),
-            (percent(max(failed)) if failed else "-", bool(failed) and max(failed) > 0.01),
+            (
+                percent(worst_broken) if failed else "-",
+                worst_broken > THRESHOLDS.verifier_failed_share,
+            ),
             (f"{lost:.0f} / {twice:.0f}", lost + twice > 0),
         ],
     )

@@ -29,7 +29,11 @@
     const xs = (figure.xs || [])[index];
     if (xs) own.x = xs[axis] || xs.step;
     delete own.color;
-    if (trace.type === "bar") own.marker = { color: ink };
+    if (trace.type === "bar") {
+      own.marker = { color: ink };
+      if (trace.pattern) own.marker.pattern = { shape: trace.pattern, fillmode: "overlay", fgcolor: color("--back"), size: 5 };
+      delete own.pattern;
+    }
     else if (trace.symbols) {
       const ring = (_, i) => i === trace.ring;
       own.marker = {
@@ -88,7 +92,7 @@
       hoverlabel: { bgcolor: color("--raised"), bordercolor: color("--line"), font: { color: color("--ink") } },
       margin: { l: 56, r: layout.yaxis2 ? 60 : 18, t: 18, b: 40 },
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
-      hovermode: figure.id === "pareto" ? "closest" : "x unified",
+      hovermode: figure.id === "pareto" || layout.barmode ? "closest" : "x unified",
       autosize: true,
     };
   }

@@ -1,7 +1,6 @@
 """Live explanations: literal windows in, literal lines out."""
 
-from posttrain.track.explain import Explainer, findings
-from posttrain.track.explain_rules import StageFacts
+from posttrain.track.explain import Explainer, StageFacts, findings
 
 CALM = {
     "train/loss": 0.02,

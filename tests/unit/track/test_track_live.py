@@ -42,7 +42,8 @@ def test_a_window_of_80_by_24(tmp_path):
         " entropy      ██▇▇▆▅▅▅▅▄▄▃▃▂▂▂▁▁   0.63 nats/token",
         " KL to start  ▁▂▂▃▃▄▄▄▅▅▆▆▆▇▇▇██   1.4 nats   length 9.3 tokens, 0.8 % cut",
         " age of data  same version █████████▏ 61 %  one older █████▉ 39 %   max 1",
-        " busy         engine ████████████████▊ 93 %   trainer ███████████████▉ 88 %",
+        " busy         engine ██████████▎ 93 %   trainer █████████▋ 88 %   both 81 %",
+        " engines      41 running   3 waiting   5 groups ready   13.1k tok/s",
         " weights      v24   sync 41 ms   engine = trainer to 3e-6 nats",
         " groups       768 trained   19 % taught nothing   0 dropped, 0 lost",
         rule,
@@ -69,7 +70,7 @@ def test_wide_windows_show_the_graph_at_the_left(tmp_path):
     assert lines[0].startswith("╭─ quickstart  2:28 ─")
     assert "╭─ rlvr   GRPO  step 24/60   0:51, about 1:01 left ─" in lines[0]
     assert lines[4].startswith("│ ▶ rlvr      0:51  ████▊        40 %")
-    assert '"7+58=" → "65" ✓   from v9' in lines[15]
+    assert '"7+58=" → "65" ✓   from v9' in lines[16]
 
 
 def test_answers_of_a_model_are_text_not_markup(tmp_path):
@@ -114,7 +115,7 @@ def test_plain_lines_of_one_run(tmp_path, in_utc):
         '09:15:48 rlvr normal loss-near-zero "loss 0.0002 is no bug; advantages cancel inside a'
         ' group. The gradient moves the model (norm 0.31); watch reward"',
         "09:15:48 rlvr step=24/60 loss=-3e-06 reward=0.688 heldout=0.623 kl_nats=1.38"
-        " entropy_nats=0.631 age_max=1 tokens_per_s=9800 eta_s=61",
+        " entropy_nats=0.631 age_max=1 both_busy=0.81 tokens_per_s=9800 eta_s=61",
     ]
     assert plain_lines(first, reader.view(now=RLVR_AT + 52)) == []
     beat = plain_lines(first, reader.view(now=RLVR_AT + 81), heartbeat=True)

@@ -111,6 +111,10 @@ def test_every_picture_has_a_finding_and_its_data(report):
             "curve-rlvr-length",
             "curve-rlvr-gradient",
             "age-rlvr",
+            "timeline-rlvr",
+            "timeline-rlvr-busy",
+            "timeline-rlvr-queues",
+            "timeline-rlvr-sync",
         ]
     )
     findings = dict(places)
@@ -118,7 +122,7 @@ def test_every_picture_has_a_finding_and_its_data(report):
     assert findings["curve-rlvr-reward"] == "reward rises from 49 % to 76 %"
     assert findings["pareto"] == ("rlvr gains most, 77 %; average is chosen: 74 % for 2.0 points")
     assert findings["age-rlvr"] == (
-        "61 % of rollouts trained by the version that made them, the oldest 1 version later"
+        "61 % of tokens trained by the version that made them, the oldest 1 version later"
     )
     assert own.count("<summary>data</summary>") == len(places)
 

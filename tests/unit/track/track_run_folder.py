@@ -11,6 +11,9 @@ import math
 import random
 from pathlib import Path
 
+from posttrain.track.spans import Span
+from posttrain.track.trace import TraceWriter
+
 START = 1_763_630_000.0
 SKILLS = ("copy", "reverse", "sort", "count")
 IDENTITIES = {
@@ -146,6 +149,7 @@ def _write_stage(
         _lines(folder / "metrics.jsonl", rl_rows(clock, step, steps))
         _lines(folder / "events.jsonl", rl_events(clock))
         _lines(folder / "samples.jsonl", rl_samples(step, hostile))
+        write_trace(folder, clock, step)
         lines += f"algorithm: {{name: grpo, lr: 3.0e-4}}\nsteps: {steps}\n"
         lines += "batch: {prompts: 32, samples_per_prompt: 8}\nstaleness: {max: 1, ahead: 1}\n"
         lines += "sampling: {temperature: 1.0, max_new_tokens: 12}\n"
@@ -220,7 +224,13 @@ def rl_rows(clock: float, step_count: int, steps: int) -> list[dict]:
             "age/share/0": 0.61,
             "age/share/1": 0.39,
             "weights/sync_ms": round(46 + noise.gauss(0, 2), 1),
+            "weights/stall_share": 0.002,
             "engine/busy_share": 0.93,
+            "engine/running": 41,
+            "engine/waiting": 3,
+            "age/buffer_groups": 5,
+            "overlap/both_busy_share": 0.81,
+            "ops/continued_tokens": 0,
             "engine/tokens_per_s": 13100.0,
             "trainer/busy_share": 0.88,
             "verifier/failed_share": 0.0,
@@ -254,6 +264,34 @@ def rl_events(clock: float) -> list[dict]:
             "text": text,
         },
     ]
+
+
+def write_trace(folder: Path, clock: float, step_count: int) -> None:
+    """Two engines, a trainer, coordinator and rewards, as they take turns in steps of 1.7 s."""
+    writer = TraceWriter(folder, "rlvr")
+    for step in range(step_count):
+        at = clock + 10 + 1.7 * step
+        for engine in (0, 1):
+            row = f"engine {engine}"
+            writer.spans(
+                [
+                    Span(row, "generate", at, at + 0.9, {"running": 21}),
+                    Span(row, f"swap v{step}", at + 0.9, at + 0.95, {}),
+                    Span(row, "generate", at + 0.95, at + 1.6 + 0.05 * engine, {"running": 20}),
+                ]
+            )
+        spans = [
+            Span("trainer 0", f"wait for batch {step}", at, at + 0.1, {}),
+            Span("trainer 0", f"step {step}", at + 0.1, at + 1.6, {}),
+            Span("trainer 0", f"publish v{step + 1}", at + 1.6, at + 1.65, {}),
+            Span("coordinator", f"batch {step}", at + 0.1, at + 0.11, {}),
+            Span("rewards", "score", at + 0.4, at + 0.7, {"groups": 16}),
+        ]
+        if step % 20 == 19:
+            spans.append(Span("trainer 0", "save", at + 1.65, at + 1.7, {}))
+        writer.spans(spans)
+        writer.counters(at + 1.65, {"engine/running": 41, "age/buffer_groups": 5})
+    writer.close()
 
 
 def rl_samples(step: int, hostile: str) -> list[dict]:
