@@ -5,9 +5,7 @@
     L   = mean over answers of the mean over their tokens, + β · k3(π, π_ref)
 
 The samples of a prompt are one another's baseline, so there is no critic. π_old is the policy that
-sampled. Where the trainer gives proximal log-probs (the weights right before the step), the ratio
-is taken to those and each token weighs π_prox/π_behaviour, 0 above a cap: AReaL's decoupled
-objective, which keeps the clip meaningful when answers are several versions old.
+sampled, or the one right before the step: the stage's `off_policy` says which.
 
 Assumes rewards of one prompt are comparable, and K >= 2. Degenerate case: all K rewards equal gives
 A = 0; the group teaches nothing. With one step per batch, on fresh answers, w = 1 and the loss's
@@ -49,8 +47,6 @@ class Config(OptimiserConfig):
     """How token losses become one number; the paper weighs every answer the same."""
     kl_in_loss: float = Field(default=0.0, ge=0.0)
     """β, the weight of the KL term to the model that the stage starts from; 0 leaves it out."""
-    behaviour_weight_cap: float = Field(default=5.0, gt=1.0)
-    """With proximal log-probs: tokens whose π_prox/π_behaviour is above this count 0."""
 
 
 def needs(config: Config) -> Needs:
@@ -69,19 +65,9 @@ def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
 
 def loss(inputs: LossInputs, config: Config) -> LossTerms:
     """The clipped surrogate, and the KL term where β is above 0."""
-    centre_T = inputs.proximal_logprobs_T
-    if centre_T is None:
-        centre_T = inputs.behaviour_logprobs_T
-    ratio_T = ops.surrogates.ratio(inputs.logprobs_T, centre_T)
+    ratio_T = ops.surrogates.ratio(inputs.logprobs_T, inputs.old_logprobs_T)
     loss_T = ops.surrogates.clipped(ratio_T, inputs.advantages_T, config.clip_low, config.clip_high)
     metrics = _clip_metrics(inputs, config, ratio_T.detach())
-    if inputs.proximal_logprobs_T is not None:
-        weight_T = ops.surrogates.behaviour_weight(
-            inputs.proximal_logprobs_T, inputs.behaviour_logprobs_T, config.behaviour_weight_cap
-        )
-        loss_T = loss_T * weight_T
-        metrics["policy/behaviour_weight_mean"] = _share(weight_T, inputs)
-        metrics["policy/behaviour_weight_capped_share"] = _share(weight_T == 0, inputs)
     kl = None
     if config.kl_in_loss > 0:
         if inputs.reference_logprobs_T is None:

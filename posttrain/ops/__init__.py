@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from posttrain.ops import baselines, checks, kl, logprobs, masked, surrogates
+    from posttrain.ops import baselines, checks, kl, logprobs, masked, off_policy, surrogates
 
-__all__ = ["baselines", "checks", "kl", "logprobs", "masked", "surrogates"]
+__all__ = ["baselines", "checks", "kl", "logprobs", "masked", "off_policy", "surrogates"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Surrogate losses of policy gradients, per token, and weights for tokens from older policies."""
+"""Surrogate losses of policy gradients, per token."""
 
 from __future__ import annotations
 
@@ -32,15 +32,3 @@ def clipped_low(ratio_T: Tensor, advantages_T: Tensor, clip_low: float) -> Tenso
 def clipped_high(ratio_T: Tensor, advantages_T: Tensor, clip_high: float) -> Tensor:
     """[T] True where the upper clip took the gradient: a good token already made likely."""
     return (advantages_T > 0) & (ratio_T > 1.0 + clip_high)
-
-
-def behaviour_weight(
-    proximal_logprobs_T: Tensor, behaviour_logprobs_T: Tensor, cap: float
-) -> Tensor:
-    """[T] detached weight π_prox/π_behaviour of a token sampled by an older policy; 0 above `cap`.
-
-    Capped tokens stay in the denominator (AReaL, decoupled PPO): otherwise a batch with many of
-    them would silently take larger steps on the rest.
-    """
-    weight_T = ratio(proximal_logprobs_T, behaviour_logprobs_T).detach()
-    return torch.where(weight_T > cap, torch.zeros_like(weight_T), weight_T)

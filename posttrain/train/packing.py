@@ -32,6 +32,26 @@ def allocate(
         _check(lengths, budget_tokens, wanted)
 
 
+def share_out(sums_tokens: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Indices of each rank's micro-batches: the same number for all, their token sums balanced.
+
+    Largest first, to the rank with the least tokens that still may take one. ValueError where their
+    number is no multiple of the number of ranks.
+
+    Example: sums 9 7 5 4, two ranks -> {9, 4} {7, 5}.
+    """
+    if len(sums_tokens) % num_ranks:
+        raise ValueError(f"{len(sums_tokens)} micro-batches cannot be shared by {num_ranks} ranks")
+    each = len(sums_tokens) // num_ranks
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for index in sorted(range(len(sums_tokens)), key=lambda i: -sums_tokens[i]):
+        rank = min((r for r in range(num_ranks) if len(shares[r]) < each), key=lambda r: loads[r])
+        shares[rank].append(index)
+        loads[rank] += sums_tokens[index]
+    return [sorted(share) for share in shares]
+
+
 def _fill(lengths: Sequence[int], budget_tokens: int, min_bins: int) -> list[list[int]]:
     bins: list[list[int]] = []
     sums: list[int] = []

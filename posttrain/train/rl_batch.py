@@ -12,27 +12,46 @@ from posttrain.types import Rollout, TrainBatch
 
 
 @dataclass(frozen=True, slots=True)
+class Sequences:
+    """Prompts with their completions as one row of `S` tokens, sequence after sequence."""
+
+    token_ids_S: Tensor  # [S] int64
+    prompt_lengths_B: Tensor  # [B] int64
+    lengths_B: Tensor  # [B] int64, completion tokens
+
+    @property
+    def total_lengths_B(self) -> Tensor:
+        """[B] tokens of prompt and completion together."""
+        return self.prompt_lengths_B + self.lengths_B
+
+
+@dataclass(frozen=True, slots=True)
 class FlatBatch:
     """Rollouts of one optimiser batch, sorted by (draw, sample). `T` counts completion tokens."""
 
     rollouts: tuple[Rollout, ...]  # B
+    sequences: Sequences
     rewards_GK: Tensor  # [G, K] fp32
-    lengths_B: Tensor  # [B] int64, completion tokens
     mask_T: Tensor  # [T] fp32
     behaviour_logprobs_T: Tensor  # [T] fp32, nats
     versions_T: Tensor  # [T] int64
     cut_B: Tensor  # [B] bool
 
     @property
-    def total_tokens(self) -> float:
-        """Tokens that the policy chose: the denominator of token means."""
-        return float(self.mask_T.sum())
+    def lengths_B(self) -> Tensor:
+        """[B] int64, completion tokens of each rollout, may be 0."""
+        return self.sequences.lengths_B
 
     @property
-    def total_sequences(self) -> float:
-        """Rollouts with at least one such token: the denominator of sequence means."""
-        sequence_T = torch.repeat_interleave(torch.arange(len(self.lengths_B)), self.lengths_B)
-        return float(len(sequence_T[self.mask_T > 0].unique()))
+    def sequence_T(self) -> Tensor:
+        """[T] which rollout each completion token belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths_B)), self.lengths_B)
+
+    @property
+    def chosen_tokens_B(self) -> Tensor:
+        """[B] fp32, tokens of each rollout that the policy chose."""
+        counts_B = torch.zeros(len(self.lengths_B))
+        return counts_B.index_add(0, self.sequence_T, self.mask_T)
 
 
 def flatten(batch: TrainBatch) -> FlatBatch:
@@ -41,12 +60,23 @@ def flatten(batch: TrainBatch) -> FlatBatch:
     rewards = [[score.value for score in scored.scores] for scored in batch.groups]
     return FlatBatch(
         rollouts=rollouts,
+        sequences=sequences_of(rollouts),
         rewards_GK=torch.tensor(rewards, dtype=torch.float32),
-        lengths_B=torch.tensor([len(rollout.token_ids) for rollout in rollouts]),
         mask_T=_concatenate([r.mask for r in rollouts], torch.float32),
         behaviour_logprobs_T=_concatenate([r.logprobs for r in rollouts], torch.float32),
         versions_T=_concatenate([r.versions for r in rollouts], torch.int64),
         cut_B=torch.tensor([rollout.finish == "length" for rollout in rollouts]),
+    )
+
+
+def sequences_of(rollouts: Sequence[Rollout]) -> Sequences:
+    """What the model reads of some rollouts."""
+    return Sequences(
+        token_ids_S=_concatenate(
+            [part for r in rollouts for part in (r.prompt_ids, r.token_ids)], torch.int64
+        ),
+        prompt_lengths_B=torch.tensor([len(r.prompt_ids) for r in rollouts]),
+        lengths_B=torch.tensor([len(r.token_ids) for r in rollouts]),
     )
 
 

@@ -1,11 +1,15 @@
 """The trainer of one online stage: batch, step, publish, check, save. Algorithm-blind, Ray-free.
 
-    next_batch(step) -> train_step -> publish(version step+1) -> now and then: compare log-probs,
+    next_batch(step) -> read -> step -> publish(version step+1) -> now and then: compare log-probs,
     save
 
+Runs in every rank. The first one alone speaks with the coordinator, and tells the others what it
+heard; all read the rollouts from the engines' journals themselves. What puts weights together
+(publishing, saving) needs all of them.
+
 The trainer blocks in `next_batch` (until the coordinator has a batch) and in `publish` (until every
-engine has the new weights). It ends when all steps are done, or when the coordinator answers None:
-then it saves what it has and leaves the stage to be resumed.
+engine has the weights *before* these). It ends when all steps are done, or when the coordinator
+answers None: then it saves what it has and leaves the stage to be resumed.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,14 +25,17 @@ from torch import Tensor
 
 from posttrain.errors import WeightsDiffer
 from posttrain.ports import CheckpointPort, Tracker, TrainPort
+from posttrain.train.ranks import Ranks
 from posttrain.train.rl_batch import batch_metrics, flatten
 from posttrain.train.rl_step import RlTrainer
 from posttrain.train.rollout_store import rows, write_rollouts
-from posttrain.types import Rollout, TrainBatch, WeightVersion
+from posttrain.types import Prompt, Rollout, RolloutRef, StoredBatch, TrainBatch, WeightVersion
 
 LOGPROB_GAP_LIMIT_NATS = {"fp32": 1e-3, "bf16": 0.15}  # largest honest gap, measured per precision
 SAMPLE_TABLES = 10  # sample tables over a stage
 SAMPLE_ROWS = 16
+
+Probes = Sequence[tuple[Prompt, RolloutRef]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +51,42 @@ class RlSettings:
 
 @dataclass(frozen=True, slots=True)
 class RlParts:
-    """What the loop works with; each can be replaced in a test."""
+    """What the loop works with; each can be replaced in a test.
+
+    The first rank alone uses `port`, `tracker`, `checkpoints.save` and `write_weights`.
+    """
 
     trainer: RlTrainer
     port: TrainPort
     checkpoints: CheckpointPort
     tracker: Tracker
     write_weights: Callable[[Mapping[str, Tensor], int], WeightVersion]
+    read_batch: Callable[[StoredBatch], TrainBatch]
+    read_probes: Callable[[Probes], Sequence[Rollout]]
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopped"]:
     """Train until all steps are done or a stop is asked for. Raises WeightsDiffer, StageFailed."""
     step = _restore(parts)
-    parts.port.publish(parts.write_weights(parts.trainer.published_weights(), step))
+    _publish(parts, step)
+    first = step
+    parts.ranks.from_first(
+        lambda: parts.port.wait_acknowledged(first), f"the engines to take version {first}"
+    )
     saved = step
     while step < settings.num_steps:
-        batch = parts.port.next_batch(step)
+        batch = _next_batch(parts, step)
         if batch is None:
             break
         metrics = _train(settings, parts, batch)
         step += 1
-        parts.port.publish(parts.write_weights(parts.trainer.published_weights(), step))
+        _publish(parts, step)
         if step % settings.logprob_check_every == 0 or step == 1:
-            metrics |= _compare_logprobs(settings, parts)
-        parts.tracker.log(metrics, step=step - 1, version=step, tokens=parts.trainer.tokens_seen)
+            metrics |= _compare_logprobs(settings, parts, step)
+        if parts.ranks.is_first:
+            tokens = parts.trainer.policy.tokens_seen
+            parts.tracker.log(metrics, step=step - 1, version=step, tokens=tokens)
         if step % settings.checkpoint_every == 0:
             _save(parts, step)
             saved = step
@@ -75,8 +94,16 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
         if saved < step:
             _save(parts, step)
         return "stopped"
-    parts.trainer.export(settings.directory / "model")
+    parts.trainer.policy.export(settings.directory / "model")
     return "done"
+
+
+def _next_batch(parts: RlParts, step: int) -> TrainBatch | None:
+    what = f"the batch of step {step}"
+    stored = parts.ranks.from_first(lambda: parts.port.next_batch(step), what)
+    if stored is None:
+        return None
+    return parts.ranks.together(lambda: parts.read_batch(stored), f"reading {what}")
 
 
 def _train(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> dict[str, float]:
@@ -84,9 +111,9 @@ def _train(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> dict[str,
     flat = flatten(batch)
     metrics = batch_metrics(batch, flat) | parts.trainer.step(flat, batch.step, settings.num_steps)
     busy_s = time.monotonic() - began
-    write_rollouts(settings.directory / "rollouts", batch)
-    if batch.step % max(1, settings.num_steps // SAMPLE_TABLES) == 0:
-        parts.tracker.samples(batch.step, rows(batch)[:SAMPLE_ROWS])
+    parts.ranks.from_first(
+        lambda: _show(settings, parts, batch), f"writing the rollouts of step {batch.step}"
+    )
     return metrics | {
         "train/step_time_s": busy_s,
         "train/tokens_per_s": metrics["train/tokens"] / busy_s,
@@ -94,9 +121,33 @@ def _train(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> dict[str,
     }
 
 
-def _compare_logprobs(settings: RlSettings, parts: RlParts) -> dict[str, float]:
+def _show(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> None:
+    """What people read of a batch."""
+    write_rollouts(settings.directory / "rollouts", batch)
+    if batch.step % max(1, settings.num_steps // SAMPLE_TABLES) == 0:
+        parts.tracker.samples(batch.step, rows(batch)[:SAMPLE_ROWS])
+
+
+def _publish(parts: RlParts, step: int) -> None:
+    """All put the weights together; the first writes them and tells the engines."""
+    weights = parts.trainer.policy.published_weights()
+    parts.ranks.from_first(
+        lambda: parts.port.publish(parts.write_weights(weights, step)),
+        f"publishing version {step}",
+    )
+
+
+def _compare_logprobs(settings: RlSettings, parts: RlParts, step: int) -> dict[str, float]:
     """Engine and trainer on the same tokens, under the same version. Raises WeightsDiffer."""
-    gaps = logprob_gaps(parts.trainer, parts.port.probe())
+
+    def ask() -> Probes:
+        parts.port.wait_acknowledged(step)
+        return parts.port.probe()
+
+    what = f"answers of version {step} to compare log-probs"
+    probes = parts.ranks.from_first(ask, what)
+    rollouts = parts.ranks.together(lambda: parts.read_probes(probes), f"reading {what}")
+    gaps = logprob_gaps(parts.trainer, rollouts)
     limit = LOGPROB_GAP_LIMIT_NATS[settings.precision]
     worst = max(gaps, key=lambda gap: math.inf if math.isnan(gap) else gap)
     if not worst <= limit:  # NaN is beyond every limit
@@ -113,25 +164,32 @@ def _compare_logprobs(settings: RlSettings, parts: RlParts) -> dict[str, float]:
 
 def logprob_gaps(trainer: RlTrainer, probes: Sequence[Rollout]) -> list[float]:
     """|trainer - engine| in nats for every token that the engine sampled; at least one entry."""
+    if not probes:
+        return [0.0]
     engine = [value for rollout in probes for value in rollout.logprobs]
     own = trainer.logprobs(probes).tolist()
     return [abs(a - b) for a, b in zip(engine, own, strict=True)] or [0.0]
 
 
 def _restore(parts: RlParts) -> int:
-    checkpoint = parts.checkpoints.latest()
+    checkpoint = parts.ranks.together(parts.checkpoints.latest, "reading the last checkpoint")
     if checkpoint is None:
         return 0
-    parts.trainer.load(checkpoint.load_model(), checkpoint.load_optimiser())
-    parts.tracker.event("restored", step=checkpoint.step)
+    parts.trainer.policy.load(checkpoint.load_model(), checkpoint.load_optimiser())
+    if parts.ranks.is_first:
+        parts.tracker.event("restored", step=checkpoint.step)
     return checkpoint.step
 
 
 def _save(parts: RlParts, step: int) -> None:
-    """One atomic unit: weights, optimiser, random state, and what the coordinator knows."""
-    snapshot = parts.port.snapshot()
-    parts.checkpoints.save(
-        step, parts.trainer.weights(), parts.trainer.optimiser_state(), {"coordinator": snapshot}
-    )
-    parts.port.committed(step - 1)
-    parts.tracker.event("saved", step=step)
+    """One atomic unit: weights, optimiser, random states, and what the coordinator knows."""
+    policy = parts.trainer.policy
+    weights, optimiser = policy.weights(), policy.optimiser_state()
+
+    def commit() -> None:
+        state = {"coordinator": parts.port.snapshot()}
+        parts.checkpoints.save(step, weights, optimiser, state)
+        parts.port.committed(step)
+        parts.tracker.event("saved", step=step)
+
+    parts.ranks.from_first(commit, f"the checkpoint of step {step}")

@@ -18,12 +18,12 @@ def advantage_inputs(rewards, lengths):
     )
 
 
-def loss_inputs(logprobs, behaviour, advantages, sequence=None, **others):
+def loss_inputs(logprobs, old, advantages, sequence=None, **others):
     tokens = len(logprobs)
     sequence = [0] * tokens if sequence is None else sequence
     defaults = {
         "logprobs_T": torch.tensor(logprobs, requires_grad=True),
-        "behaviour_logprobs_T": torch.tensor(behaviour),
+        "old_logprobs_T": torch.tensor(old),
         "advantages_T": torch.tensor(advantages),
         "mask_T": torch.ones(tokens),
         "sequence_T": torch.tensor(sequence),
@@ -90,21 +90,19 @@ def test_on_policy_the_value_is_zero_and_the_gradient_is_not():
     assert inputs.logprobs_T.grad.tolist() == pytest.approx([-0.353553, 0.353553], abs=1e-6)
 
 
-def test_decoupled_with_proximal_logprobs():
-    # (behaviour, proximal, current): ratios to proximal 1.349859 (clipped 1.2), 1.105171, 1;
-    # weights 1.221403, 7.389056 -> 0, 0.904837: -(1.221403·1.2 + 0.904837) / 3
-    inputs = loss_inputs(
-        [-0.7, -0.9, -0.6],
-        [-1.2, -3.0, -0.5],
-        [1.0, 1.0, 1.0],
-        proximal_logprobs_T=torch.tensor([-1.0, -1.0, -0.6]),
-    )
-    terms = grpo.loss(inputs, grpo.Config(aggregation="token-mean"))
-    assert terms.policy.item() == pytest.approx(-0.790174, abs=1e-6)
-    assert terms.metrics["policy/behaviour_weight_capped_share"].item() == pytest.approx(1 / 3)
-    assert terms.metrics["policy/behaviour_weight_mean"].item() == pytest.approx(
-        (1.221403 + 0.904837) / 3, abs=1e-6
-    )
+def test_the_loss_is_proportional_to_the_advantages():
+    """So weighing a token's advantage weighs its loss, whatever its sign and clip."""
+    arguments = [0.5, 0.5, -0.5, -0.5, 0.1], [0.0] * 5
+    advantages, weights = [1.0, -1.0, 1.0, -1.0, 2.0], [1.2, 0.9, 0.0, 3.0, 0.5]
+    weighed = [a * w for a, w in zip(advantages, weights, strict=True)]
+    config = grpo.Config(aggregation="token-mean")
+    alone = [
+        grpo.loss(loss_inputs([lp], [0.0], [a], total_tokens=5.0), config).policy.item()
+        for lp, a in zip(arguments[0], advantages, strict=True)
+    ]
+    together = grpo.loss(loss_inputs(*arguments, weighed), config).policy.item()
+    expected = sum(w * loss for w, loss in zip(weights, alone, strict=True))
+    assert together == pytest.approx(expected, abs=1e-6)
 
 
 def test_kl_term_is_beta_times_k3():

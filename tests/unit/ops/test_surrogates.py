@@ -37,14 +37,6 @@ def test_ratio_stays_finite():
     assert ratio.tolist() == pytest.approx([4.851652e8, 2.061154e-9], rel=1e-5)  # exp(±20)
 
 
-def test_behaviour_weights_above_the_cap_are_zero():
-    proximal = torch.tensor([-1.0, -1.0, -0.6], requires_grad=True)
-    weights = surrogates.behaviour_weight(proximal, torch.tensor([-1.2, -3.0, -0.5]), cap=5.0)
-    # exp(0.2), exp(2) = 7.389 dropped, exp(-0.1)
-    assert weights.tolist() == pytest.approx([1.221403, 0.0, 0.904837], abs=1e-6)
-    assert not weights.requires_grad
-
-
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"old_logprobs_T has shape \(2,\), logprobs_T has \(3,\)"):
         surrogates.ratio(torch.zeros(3), torch.zeros(2))

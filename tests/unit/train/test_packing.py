@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import InputError
-from posttrain.train.packing import allocate
+from posttrain.train.packing import allocate, share_out
 
 
 def sizes(lengths, budget, **kwargs):
@@ -44,3 +44,17 @@ def test_every_sequence_once_and_within_budget(lengths, min_bins):
     assert sorted(i for members in bins for i in members) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in members) <= 64 for members in bins)
     assert len(bins) >= min_bins
+
+
+def test_ranks_get_as_many_micro_batches_and_about_as_many_tokens():
+    # 9 to the first, 7 to the second, 5 to the second (7 < 9), 4 to the first
+    assert share_out([9, 7, 5, 4], 2) == [[0, 3], [1, 2]]
+    # as many each comes first: the fourth has to go to the first, however full it is
+    assert share_out([100, 1, 1, 1], 2) == [[0, 3], [1, 2]]
+    assert share_out([3, 8, 5], 3) == [[1], [2], [0]]
+    assert share_out([3, 8, 5], 1) == [[0, 1, 2]]
+
+
+def test_micro_batches_that_cannot_be_shared():
+    with pytest.raises(ValueError, match="3 micro-batches cannot be shared by 2 ranks"):
+        share_out([1, 1, 1], 2)

@@ -17,6 +17,8 @@ def test_flatten_puts_answers_one_after_another(hand_made_batch):
     assert flat.rewards_GK.tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
     assert flat.rewards_GK.dtype == torch.float32
     assert flat.lengths_B.tolist() == [3, 3, 1, 0, 0, 4, 1, 2, 2]
+    assert flat.sequences.prompt_lengths_B.tolist() == [2] * 9
+    assert flat.sequences.token_ids_S.tolist()[:10] == [1, 4, 5, 6, 2, 1, 4, 5, 6, 2]
     assert flat.mask_T.tolist() == [1] * 12 + [0, 1, 1, 1]
     assert flat.versions_T.tolist() == [2, 2, 3, 2, 2, 2, 3, 1, 1, 1, 1, 3, 3, 3, 3, 3]
     assert flat.cut_B.tolist() == [False, False, True, False, False, True, False, False, False]
@@ -25,9 +27,9 @@ def test_flatten_puts_answers_one_after_another(hand_made_batch):
 
 
 def test_denominators(hand_made_batch):
-    flat = flatten(hand_made_batch)
-    assert flat.total_tokens == 15.0  # of 16, one is an environment's
-    assert flat.total_sequences == 7.0  # of 9, two are empty
+    chosen_B = flatten(hand_made_batch).chosen_tokens_B
+    # of 16 tokens one is an environment's; of 9 answers two are empty
+    assert chosen_B.tolist() == [3, 3, 1, 0, 0, 4, 1, 1, 2]
 
 
 def test_an_answer_without_a_token_of_the_policy_is_no_sequence(hand_made_batch):
@@ -35,8 +37,7 @@ def test_an_answer_without_a_token_of_the_policy_is_no_sequence(hand_made_batch)
     silent = replace(first.group.rollouts[0], mask=(0, 0, 0))
     group = replace(first.group, rollouts=(silent, *first.group.rollouts[1:]))
     flat = flatten(replace(hand_made_batch, groups=(replace(first, group=group),)))
-    assert flat.total_tokens == 4.0  # 0 + 3 + 1
-    assert flat.total_sequences == 2.0
+    assert flat.chosen_tokens_B.tolist() == [0, 3, 1]
 
 
 def test_groups_of_different_sizes_are_refused(hand_made_batch):
@@ -117,8 +118,7 @@ def test_nothing_but_empty_answers_has_no_ages(hand_made_batch):
     )
     batch = replace(hand_made_batch, groups=(empty,))
     flat = flatten(batch)
-    assert flat.total_tokens == 0.0
-    assert flat.total_sequences == 0.0
+    assert flat.chosen_tokens_B.tolist() == [0, 0]
     metrics = batch_metrics(batch, flat)
     assert metrics["answer/empty_share"] == 1.0
     assert metrics["groups/identical_share"] == 0.5

@@ -11,7 +11,7 @@ from posttrain.checkpoint.store import CheckpointStore
 from posttrain.errors import WeightsDiffer
 from posttrain.train import rl_loop
 from posttrain.train.rl_loop import RlParts, RlSettings, logprob_gaps, run_training
-from posttrain.types import Rollout, SyncReport, WeightVersion
+from posttrain.types import Prompt, Rollout, RolloutRef, StoredBatch, SyncReport, WeightVersion
 
 PROBE = Rollout("probe", 0, (1,), (5, 6), (1, 1), (-0.25, -0.75), (1, 1), "", "stop")
 
@@ -34,6 +34,10 @@ class Diary:
         self.calls.append(call)
 
     # the trainer
+    @property
+    def policy(self):
+        return self
+
     def step(self, flat, step, num_steps):
         self.note("step", step, num_steps)
         self.tokens_seen += 50
@@ -61,15 +65,18 @@ class Diary:
     # the coordinator
     def next_batch(self, step):
         self.note("next_batch", step)
-        return None if step == self._stop_at else replace(self._batch, step=step)
+        return None if step == self._stop_at else StoredBatch(step, (), waited_s=0.5)
 
     def publish(self, version):
         self.note("publish", version.version)
-        return SyncReport(version.version, True, 1.0, 1.0)
+
+    def wait_acknowledged(self, version):
+        self.note("wait", version)
+        return SyncReport(version, True, 1.0, 1.0)
 
     def probe(self):
         self.note("probe")
-        return [PROBE]
+        return [(Prompt("", "", (1,), "", {}), RolloutRef("a.journal", 7))]
 
     def committed(self, step):
         self.note("committed", step)
@@ -77,6 +84,14 @@ class Diary:
     def snapshot(self):
         self.note("snapshot")
         return {"next_draw": 3 * self.steps_trained}
+
+    # the journals
+    def read_batch(self, stored):
+        return replace(self._batch, step=stored.step, waited_s=stored.waited_s)
+
+    def read_probes(self, probes):
+        assert [ref for _, ref in probes] == [RolloutRef("a.journal", 7)]
+        return [PROBE]
 
     # the tracker
     def log(self, metrics, **axes):
@@ -95,7 +110,10 @@ class Diary:
 
 def run(diary, directory, **changes):
     settings = RlSettings(directory, 2, 10, 10, "fp32")
-    parts = RlParts(diary, diary, diary.checkpoints, diary, diary.write_weights)
+    parts = RlParts(
+        diary, diary, diary.checkpoints, diary, diary.write_weights, diary.read_batch,
+        diary.read_probes,
+    )  # fmt: skip
     return run_training(replace(settings, **changes), parts)
 
 
@@ -109,20 +127,22 @@ def test_the_order_of_calls(diary, tmp_path):
     assert diary.calls == [
         ("write", 0, [0.0]),
         ("publish", 0),
+        ("wait", 0),  # nothing to train on before
         ("next_batch", 0),
         ("step", 0, 2),
         ("write", 1, [1.0]),
         ("publish", 1),
+        ("wait", 1),
         ("probe",),  # always after the first step
         ("snapshot",),
-        ("committed", 0),
+        ("committed", 1),
         ("event", "saved", {"step": 1}),
         ("next_batch", 1),
         ("step", 1, 2),
         ("write", 2, [2.0]),
         ("publish", 2),
         ("snapshot",),
-        ("committed", 1),
+        ("committed", 2),
         ("event", "saved", {"step": 2}),
         ("export", "model"),
     ]
@@ -144,9 +164,9 @@ def test_a_checkpoint_holds_weights_optimiser_and_coordinator(diary, tmp_path):
 def test_log_probs_are_compared_after_the_first_step_and_then_now_and_then(diary, tmp_path):
     run(diary, tmp_path, num_steps=7, logprob_check_every=3)
     probed = [
-        diary.calls[index - 1][1] for index, call in enumerate(diary.calls) if call == ("probe",)
+        diary.calls[index - 1] for index, call in enumerate(diary.calls) if call == ("probe",)
     ]
-    assert probed == [1, 3, 6]
+    assert probed == [("wait", 1), ("wait", 3), ("wait", 6)]
 
 
 def test_stopping_saves_what_there_is(hand_made_batch, tmp_path):
@@ -155,7 +175,7 @@ def test_stopping_saves_what_there_is(hand_made_batch, tmp_path):
     assert diary.calls[-4:] == [
         ("next_batch", 3),
         ("snapshot",),
-        ("committed", 2),
+        ("committed", 3),
         ("event", "saved", {"step": 3}),
     ]
     assert diary.checkpoints.latest().step == 3
@@ -171,7 +191,7 @@ def test_stopping_right_after_a_checkpoint_saves_no_second_one(hand_made_batch, 
 def test_stopping_before_the_first_step_saves_nothing(hand_made_batch, tmp_path):
     diary = Diary(hand_made_batch, tmp_path, stop_at=0)
     assert run(diary, tmp_path) == "stopped"
-    assert diary.calls == [("write", 0, [0.0]), ("publish", 0), ("next_batch", 0)]
+    assert diary.calls == [("write", 0, [0.0]), ("publish", 0), ("wait", 0), ("next_batch", 0)]
     assert diary.checkpoints.latest() is None
 
 
@@ -179,11 +199,12 @@ def test_a_resumed_trainer_publishes_its_own_version_first(hand_made_batch, tmp_
     run(Diary(hand_made_batch, tmp_path, stop_at=5), tmp_path, num_steps=7)
     resumed = Diary(hand_made_batch, tmp_path)
     assert run(resumed, tmp_path, num_steps=7) == "done"
-    assert resumed.calls[:6] == [
+    assert resumed.calls[:7] == [
         ("load", [5.0]),
         ("event", "restored", {"step": 5}),
         ("write", 5, [5.0]),
         ("publish", 5),
+        ("wait", 5),
         ("next_batch", 5),
         ("step", 5, 7),
     ]
@@ -198,7 +219,9 @@ def test_a_trainer_that_had_finished_only_exports(hand_made_batch, tmp_path):
     run(Diary(hand_made_batch, tmp_path), tmp_path, checkpoint_every=2)
     again = Diary(hand_made_batch, tmp_path)
     assert run(again, tmp_path) == "done"
-    assert [call[0] for call in again.calls] == ["load", "event", "write", "publish", "export"]
+    assert [call[0] for call in again.calls] == [
+        "load", "event", "write", "publish", "wait", "export",
+    ]  # fmt: skip
 
 
 def test_what_is_logged(diary, tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """The RL step: the same for any micro-batch budget, and the gradient that the formula gives."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from posttrain.algorithms import grpo
+from posttrain.config.pipeline import OffPolicy
 from posttrain.errors import StageFailed
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.micro import build_micro
@@ -56,14 +58,14 @@ def make_batch(num_groups=4, samples=4):
     return TrainBatch(0, tuple(groups))
 
 
-def make_trainer(micro, budget, **config):
+def make_trainer(micro, budget, off_policy=None, optimiser_steps=1, **config):
     return RlTrainer(
         load_model(micro),
         load_model(micro),
         load_tokenizer(micro),
         grpo,
         grpo.Config(lr=1e-3, **config),
-        StepSettings(temperature=1.0, tokens_per_micro_batch=budget),
+        StepSettings(1.0, budget, "fp32", optimiser_steps, OffPolicy(**(off_policy or {}))),
     )
 
 
@@ -118,14 +120,104 @@ def test_gradient_is_that_of_the_formula(micro, monkeypatch):
         torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
 
 
+def test_packed_is_padded(micro):
+    """Log-probs of packed rows are those of right-padded ones."""
+    trainer, model = make_trainer(micro, 10_000), load_model(micro, attention="sdpa")
+    rollouts = [r for scored in make_batch().groups for r in scored.group.rollouts]
+    longest = max(len(r.prompt_ids) + len(r.token_ids) for r in rollouts)
+    rows = [[*r.prompt_ids, *r.token_ids] for r in rollouts]
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    with torch.no_grad():
+        logprobs = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+    padded = [
+        float(logprobs[b, len(r.prompt_ids) + t - 1, token])
+        for b, r in enumerate(rollouts)
+        for t, token in enumerate(r.token_ids)
+    ]
+    assert trainer.logprobs(rollouts).tolist() == pytest.approx(padded, abs=1e-5)
+
+
+def test_recomputed_proximal_is_the_policy_before_the_step(micro, monkeypatch):
+    """Ratios are 1, and a token weighs how much likelier the trainer finds it than the engine."""
+    settings = {"aggregation": "token-mean", "off_policy": {"proximal": "recompute", "high": 1.02}}
+    batch = make_batch()
+    _, metrics = gradients_and_metrics(micro, monkeypatch, 40, **settings)
+    rollouts = [r for scored in batch.groups for r in scored.group.rollouts]
+    own = make_trainer(micro, 40).logprobs(rollouts)
+    engine = torch.tensor([value for r in rollouts for value in r.logprobs])
+    chosen = torch.tensor([m for r in rollouts for m in r.mask]).bool()
+    weights = torch.exp(own - engine)[chosen]
+    assert metrics["policy/ratio_mean"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["policy/behaviour_weight_max"] == pytest.approx(float(weights.max()), rel=1e-5)
+    capped = weights > 1.02
+    assert 0.1 < capped.float().mean() < 0.9
+    assert metrics["policy/behaviour_weight_capped_share"] == pytest.approx(
+        float(capped.float().mean()), abs=1e-6
+    )
+    applied = float(torch.where(capped, 0.0, weights).mean())
+    assert metrics["policy/behaviour_weight_mean"] == pytest.approx(applied, rel=1e-5)
+
+
+def test_weights_of_one_change_nothing(micro, monkeypatch):
+    """Answers that the trainer's own policy sampled: three centres, one gradient."""
+    trainer = make_trainer(micro, 40)
+    batch = flatten(make_batch())
+    own = trainer.logprobs(batch.rollouts)
+    batch = replace(batch, behaviour_logprobs_T=own)
+    found = {}
+    for proximal in ("behaviour", "recompute", "interpolate"):
+        monkeypatch.setattr(
+            torch.nn.utils, "clip_grad_norm_",
+            lambda parameters, _, name=proximal: found.setdefault(
+                name, torch.nn.utils.get_total_norm([p.grad.clone() for p in parameters])
+            ),
+        )  # fmt: skip
+        metrics = make_trainer(micro, 40, {"proximal": proximal}).step(batch, 0, 10)
+        assert ("policy/behaviour_weight_max" in metrics) == (proximal != "behaviour")
+    assert found["recompute"] == pytest.approx(float(found["behaviour"]), rel=1e-5)
+    assert found["interpolate"] == pytest.approx(float(found["behaviour"]), rel=1e-5)
+
+
+def test_with_several_optimiser_steps_proximal_stays_what_it_was_before_the_first(micro):
+    """The second part's ratios are not 1, and its weights are those before the first part."""
+    off_policy = {"proximal": "recompute", "high": 1e9}
+    batch = flatten(make_batch())
+    split = make_trainer(micro, 40, off_policy, optimiser_steps=2, clip_high=1e9)
+    metrics = split.step(batch, 0, 10)
+    whole = make_trainer(micro, 40, off_policy).step(batch, 0, 10)
+    assert metrics["policy/behaviour_weight_mean"] == pytest.approx(
+        whole["policy/behaviour_weight_mean"], rel=1e-6
+    )
+    assert metrics["policy/behaviour_weight_max"] == pytest.approx(
+        whole["policy/behaviour_weight_max"], rel=1e-5
+    )
+    assert whole["policy/ratio_mean"] == pytest.approx(1.0, abs=1e-6)
+    assert abs(metrics["policy/ratio_mean"] - 1.0) > 1e-4
+    assert metrics["train/tokens"] == whole["train/tokens"]
+
+
+def test_optimiser_steps_are_steps_on_parts_of_the_batch(micro):
+    """Two steps on the halves of a batch are one call on the batch, cut in two."""
+    batch = make_batch()
+    cut = make_trainer(micro, 64, optimiser_steps=2)
+    cut.step(flatten(batch), 0, 10)
+    by_hand = make_trainer(micro, 64)
+    for groups in (batch.groups[:2], batch.groups[2:]):
+        by_hand.step(flatten(TrainBatch(0, groups)), 0, 10)
+    for name, value in by_hand.policy.weights().items():
+        assert torch.equal(value, cut.policy.weights()[name])
+    assert cut.policy.tokens_seen == by_hand.policy.tokens_seen
+
+
 def test_gradient_that_is_not_finite_changes_nothing(micro):
     trainer = make_trainer(micro, 10_000)
     with torch.no_grad():
-        trainer.model.model.norm.weight[0] = float("nan")
-    before = {name: value.clone() for name, value in trainer.weights().items()}
+        trainer.policy.model.model.norm.weight[0] = float("nan")
+    before = {name: value.clone() for name, value in trainer.policy.weights().items()}
     with pytest.raises(StageFailed, match="step 0: loss nan"):
         trainer.step(flatten(make_batch()), step=0, num_steps=10)
-    for name, value in trainer.weights().items():
+    for name, value in trainer.policy.weights().items():
         assert torch.equal(value.nan_to_num(9.0), before[name].nan_to_num(9.0))
 
 
@@ -135,10 +227,13 @@ def test_restored_trainer_goes_on_bit_for_bit(micro):
     for step in range(2):
         straight.step(batch, step, 10)
     cut.step(batch, 0, 10)
-    saved = {name: value.clone() for name, value in cut.weights().items()}, cut.optimiser_state()
+    saved = (
+        {name: value.clone() for name, value in cut.policy.weights().items()},
+        cut.policy.optimiser_state(),
+    )
     resumed = make_trainer(micro, 64)
-    resumed.load(*saved)
+    resumed.policy.load(*saved)
     resumed.step(batch, 1, 10)
-    assert resumed.tokens_seen == straight.tokens_seen
-    for name, value in straight.weights().items():
-        assert torch.equal(value, resumed.weights()[name])
+    assert resumed.policy.tokens_seen == straight.policy.tokens_seen
+    for name, value in straight.policy.weights().items():
+        assert torch.equal(value, resumed.policy.weights()[name])
