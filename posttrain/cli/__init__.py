@@ -21,6 +21,7 @@ STARTED = time.perf_counter()
 COMMANDS = {
     "run": "train what a file describes; what is done already is kept",
     "check": "all mistakes of a file at once, before anything starts",
+    "plan": "what a run would do, how fast, and what would make it faster; starts nothing",
     "resume": "go on after a stop or a crash; nothing is done twice",
     "status": "how far a run is, and what it has found",
     "report": "a run as one page: what was gained, what it cost, which model to take",
@@ -43,7 +44,7 @@ posttrain: from a base language model to a finished one, as one graph of stages
   posttrain report            what was gained, what it cost, which model to take
   posttrain chat              ask the finished model something
 
-more   new, show, eval, explain
+more   plan, new, show, eval, explain
 help   posttrain COMMAND -h, in any position; --traceback says where it broke
 """
 

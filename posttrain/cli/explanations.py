@@ -69,6 +69,15 @@ nothing, so nothing could be lost since then: name the first trained model.""",
     "impossible-group": """GRPO and its relatives compare the answers to one prompt with one
 another. With one answer per prompt every advantage is zero and nothing is learnt. Use
 `batch.samples_per_prompt: 2` or more.""",
+    "unused-setting": """A setting that would silently do nothing beside the others. Weights of
+tokens, and their bounds, exist only where `off_policy.proximal` is recompute or interpolate;
+`low` only with `weights: mask` or `clamp`.""",
+    "nothing-to-interpolate": """`off_policy.proximal: interpolate` guesses the log-probs right
+before a step from a token's age in versions. With `staleness: 0` every token has age 0, and the
+guess is the behaviour policy itself.""",
+    "too-many-optimiser-steps": """`batch.optimiser_steps` cuts a batch into parts of whole groups,
+because the answers to one prompt are compared with one another. There cannot be more parts than
+`batch.prompts`.""",
     "unknown-plugin": """Algorithms, rewards and averaging methods are one file each. A bare name
 is one that ships (`grpo`), `./my_reward.py` a file of yours, `package.module` something
 installed.""",
@@ -139,18 +148,27 @@ fails on them would teach the model something else.""",
     "verifier-failing": """A verifier raised, hung or returned no number too often. Such answers
 are never scored 0: they are tried again, then dropped and counted. Above the limit the stage
 stops, because what is dropped is seldom dropped at random.""",
-    "batch-too-small": """Every trainer needs at least one row of each step.""",
-    "one-trainer": """An `online_rl` stage trains in one process so far. More engines make it
-faster: `resources: {engines: 2, trainers: 1}`.""",
+    "batch-too-small": """Every trainer needs at least one row of each optimiser step.""",
     "batch-not-divisible": """The rows of a step are dealt out evenly to the trainers, so their
 number has to be a multiple of the number of trainers.""",
-    "micro-batch-too-small": """One sequence alone is longer than `batch.tokens_per_micro_batch`.
-Raise it.""",
+    "micro-batch-too-small": """One sequence alone may be longer than
+`batch.tokens_per_micro_batch`, the tokens of one forward pass: in `online_rl` the longest prompt
+with an answer of `sampling.max_new_tokens`, in `sft` the longest row. Sequences are never cut in
+two, so raise it, or allow shorter answers.""",
+    "too-few-prompts": """Each group of a step answers a prompt of its own, so `batch.prompts` can
+be no more than the data has different prompts, less those that `heldout` keeps out of training.
+The same prompt twice in a step would count double and teach nothing more. More
+`samples_per_prompt` makes a step larger without more prompts.""",
     "bad-request": """vLLM did not accept a request. Its own words stand in the message.""",
     "engine-start": """A rollout engine did not start or died, more often than is tried again. The
 log has vLLM's own words; on a CPU it is nearly always memory.""",
+    "nccl-without-gpus": """`cluster.weight_sync: nccl` sends weights from the trainer's GPU
+straight to those of the engines. Without GPUs on both sides use `shm`, a file in shared
+memory, which needs trainer and engines on one host.""",
     "weights-differ": """After a weight update an engine holds other bytes than the trainer sent.
 Its answers would be counted to a version that they do not come from, so they are set aside.""",
+    "weights-gone": """A slow engine asked for weights whose file newer versions have replaced. It
+is told the newest version and takes that; it never stops using the weights it has.""",
     "deadline": """One process waited for another longer than it may; the message says who for
 whom. Nothing waits for ever.""",
     "no-cluster": """No Ray cluster answers at the address given. Without --address a local one is

@@ -7,21 +7,25 @@ costs the driver nothing.
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import RewardBroken
-from posttrain.ports import EngineSpec, RewardPort, RolloutPort, Tracker
-from posttrain.stages.jobs import OnlineJob
+from posttrain.errors import PosttrainError, RewardBroken
+from posttrain.ports import CoordinatorPort, EngineSpec, StoredRewardPort, Tracker
+from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob
+from posttrain.track.spans import Span
 from posttrain.types import (
+    Directive,
+    EngineReport,
     Prompt,
     Rollout,
-    RolloutGroup,
+    RolloutRef,
     Sampling,
-    Score,
+    Scoring,
+    StoredBatch,
     SyncReport,
-    TrainBatch,
     WeightVersion,
 )
 
@@ -40,10 +44,25 @@ class EngineActor:
         await self._engine.start()
         return os.getpid()
 
-    async def generate(
-        self, group_id: str, prompt: Prompt, num_samples: int, sampling: Sampling
-    ) -> tuple[int, Sequence[Rollout]]:
-        return await self._engine.generate(group_id, prompt, num_samples, sampling)
+    async def serve(self, coordinator: CoordinatorPort, journals: str, tracker: Tracker) -> None:
+        """Work for one stage until its coordinator says that it is over. Raises EngineFailed,
+        WeightsDiffer, and DeadlineExceeded where the coordinator stays away.
+        """
+        from posttrain.rollout.journal import JournalWriter
+        from posttrain.rollout.worker import RolloutWorker
+
+        process = uuid.uuid4().hex[:8]
+        name = self._engine.name
+        worker = RolloutWorker(
+            self._engine,
+            coordinator,
+            JournalWriter(Path(journals), name, process),
+            name=name,
+            process=process,
+            capacity=self._engine.spec.max_running,
+            span=tracker.span,
+        )
+        await worker.serve()
 
     async def generate_many(self, prompts: list[Prompt], sampling: Sampling) -> list[Rollout]:
         return await self._engine.generate_many(prompts, sampling)
@@ -55,12 +74,6 @@ class EngineActor:
 
     async def load_model_folder(self, path: str) -> None:
         await self._engine.load_model_folder(path)
-
-    async def update_weights(self, version: WeightVersion) -> SyncReport:
-        return await self._engine.update_weights(version)
-
-    async def stats(self) -> Mapping[str, float]:
-        return await self._engine.stats()
 
     async def shutdown(self) -> None:
         await self._engine.shutdown()
@@ -74,15 +87,18 @@ class RewardActor:
 
         self._pool = RewardPool(name, settings, timeout_s)
 
-    def score(self, group: RolloutGroup) -> list[Score]:
-        """One score per rollout. RewardBroken where the verifier failed twice on an answer."""
-        rows = [group.prompt.row] * len(group.rollouts)
-        scores: list[Score] = []
-        for result in self._pool.score(rows, [rollout.text for rollout in group.rollouts]):
-            if isinstance(result, RewardBroken):
-                raise result
-            scores.append(result)
-        return scores
+    def score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
+        """The answers are read where their engines wrote them. An answer that the verifier broke on
+        twice has no score. Raises RewardBroken where the reward cannot be used at all.
+        """
+        from posttrain.rollout.journal import read_rollout
+
+        answers = [read_rollout(ref, "", prompt.token_ids).text for ref in refs]
+        outcomes = self._pool.score([prompt.row] * len(answers), answers)
+        return Scoring(
+            tuple(None if isinstance(each, RewardBroken) else each for each in outcomes),
+            tuple(each.message for each in outcomes if isinstance(each, RewardBroken)),
+        )
 
     def close(self) -> None:
         self._pool.close()
@@ -108,6 +124,9 @@ class TrackerActor:
     def samples(self, stage: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         self._session.stage(stage).samples(step, rows)
 
+    def spans(self, stage: str, spans: Sequence[Span]) -> None:
+        self._session.spans(stage, spans)
+
     def close_stage(self, stage: str, summary: Mapping[str, Any]) -> dict[str, float]:
         """Everything is on disk when this returns: the last value of each metric."""
         return self._session.close_stage(stage, summary)
@@ -117,37 +136,61 @@ class TrackerActor:
 
 
 class CoordinatorActor:
-    """The coordinator of one online stage. Async: every call runs on one event loop."""
+    """The coordinator of one online stage. Async: every call runs on one event loop.
+
+    Ray starts it again after its process died: it then goes on from the last commit and the ledger.
+    """
 
     def __init__(
         self,
         job: OnlineJob,
-        engines: Sequence[RolloutPort],
-        rewards: RewardPort,
+        prompts: Sequence[Any],
+        heldout: Sequence[Prompt],
+        rewards: StoredRewardPort,
         tracker: Tracker,
-        snapshot: Mapping[str, Any] | None,
     ) -> None:
+        """`prompts` holds the reference of the stage's prompts: Ray resolves a bare one itself, but
+        warns then that a restarted actor may find it gone. The driver keeps it.
+        """
+        import ray
+
+        from posttrain.checkpoint.store import CheckpointStore
         from posttrain.loop.coordinator import Coordinator
         from posttrain.loop.ledger import Ledger
         from posttrain.prompts.stream import PromptStream
 
+        directory = Path(job.directory)
+        commit = CheckpointStore(directory / "checkpoints").latest()
+        ledger = Ledger(directory / LEDGER, commit.state["coordinator"] if commit else None)
         self._coordinator = Coordinator(
             settings=job.loop,
-            prompts=PromptStream(job.prompts, job.loop.seed),
-            engines=engines,
+            prompts=PromptStream(ray.get(prompts[0]), job.loop.seed),
             rewards=rewards,
             tracker=tracker,
-            ledger=Ledger(Path(job.directory) / "ledger.jsonl"),
-            snapshot=snapshot,
+            ledger=ledger,
+            journals=directory / JOURNALS,
+            heldout=heldout,
         )
 
-    async def next_batch(self, step: int) -> TrainBatch | None:
+    async def exchange(self, report: EngineReport) -> Directive:
+        return await self._coordinator.exchange(report)
+
+    async def lost_engines(self) -> dict[str, str]:
+        return self._coordinator.lost_engines()
+
+    async def engine_died(self, name: str, error: PosttrainError) -> None:
+        await self._coordinator.engine_died(name, error)
+
+    async def next_batch(self, step: int) -> StoredBatch | None:
         return await self._coordinator.next_batch(step)
 
-    async def publish(self, version: WeightVersion) -> SyncReport:
-        return await self._coordinator.publish(version)
+    async def publish(self, version: WeightVersion) -> None:
+        await self._coordinator.publish(version)
 
-    async def probe(self) -> list[Rollout]:
+    async def wait_acknowledged(self, version: int) -> SyncReport:
+        return await self._coordinator.wait_acknowledged(version)
+
+    async def probe(self) -> list[tuple[Prompt, RolloutRef]]:
         return await self._coordinator.probe()
 
     async def committed(self, step: int) -> None:

@@ -16,7 +16,13 @@ from ray.exceptions import (
     TaskCancelledError,
 )
 
-from posttrain.errors import DeadlineExceeded, Interrupted, PosttrainError, StageFailed
+from posttrain.errors import (
+    DeadlineExceeded,
+    Interrupted,
+    PosttrainError,
+    ProcessDied,
+    StageFailed,
+)
 
 
 def get(reference: Any, deadline_s: float, who: str) -> Any:
@@ -59,7 +65,7 @@ def ours(error: RayError, who: str) -> PosttrainError:
         lines = str(cause if cause is not None else error).strip().splitlines()
         return StageFailed(": ".join((f"waiting for {who}", kind, *lines[-1:])))
     if isinstance(error, RayActorError):
-        return StageFailed(f"waiting for {who}: its process died")
+        return ProcessDied(f"waiting for {who}: its process died")
     if isinstance(error, TaskCancelledError):
         return Interrupted(f"waiting for {who} was cancelled")
     return StageFailed(f"waiting for {who}: {error}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +48,30 @@ class _Pooled:
     ready: bool = False
 
 
+class Lease:
+    """Engines in use by one stage."""
+
+    def __init__(self, pool: EnginePool, spec: EngineSpec, taken: list[_Pooled]) -> None:
+        self._pool = pool
+        self._spec = spec
+        self.taken = taken
+
+    @property
+    def handles(self) -> list[EngineHandle]:
+        return [engine.handle for engine in self.taken]
+
+    def prepare(self) -> None:
+        """Every engine started, with the weights of the lease's model."""
+        for number, engine in enumerate(self.taken):
+            self.taken[number] = self._pool._prepared(engine, self._spec)
+
+    def replace(self, name: str) -> EngineHandle:
+        """A fresh engine in place of one that is not to be used any more. Raises EngineFailed."""
+        number = next(i for i, e in enumerate(self.taken) if e.handle.name == name)
+        self.taken[number] = self._pool.replace(self.taken[number], self._spec)
+        return self.taken[number].handle
+
+
 class EnginePool:
     """Starts, lends and ends engines. Safe to use from several threads."""
 
@@ -65,24 +89,40 @@ class EnginePool:
                 self._engines.append(self._launch(key, spec))
 
     @contextmanager
-    def lease(self, spec: EngineSpec, count: int) -> Iterator[list[EngineHandle]]:
+    def lease(self, spec: EngineSpec, count: int) -> Iterator[Lease]:
         """`count` engines with the weights of `spec.model_path`; they return to the pool at the
         end.
 
         Engines of another key that nobody uses are ended first, to make room. Raises EngineFailed.
         """
-        taken = self._take(spec, count)
+        lease = Lease(self, spec, self._take(spec, count))
         sound = False
         try:
-            taken = [self._prepared(engine, spec) for engine in taken]
-            yield [engine.handle for engine in taken]
+            lease.prepare()
+            yield lease
             sound = True
         finally:
             with self._lock:
-                for engine in taken:
+                for engine in lease.taken:
                     engine.busy = False
                     if not sound:  # whatever went wrong may have left it paused or half-loaded
                         self._end(engine)
+
+    def distrust(self, names: Sequence[str]) -> None:
+        """End engines that did not come back from their work."""
+        with self._lock:
+            for engine in [each for each in self._engines if each.handle.name in names]:
+                self._end(engine)
+
+    def replace(self, engine: _Pooled, spec: EngineSpec) -> _Pooled:
+        """End an engine and start a fresh one in its place. Blocks until it is ready."""
+        with self._lock:
+            self._end(engine)
+            fresh = self._launch(engine.key, spec)
+            fresh.busy = True
+            self._engines.append(fresh)
+        self._make_ready(fresh)
+        return fresh
 
     def close(self) -> None:
         with self._lock:
@@ -127,12 +167,7 @@ class EnginePool:
         except PosttrainError:
             if not was_used:
                 raise
-        with self._lock:
-            self._end(engine)
-            fresh = self._launch(engine.key, spec)
-            fresh.busy = True
-            self._engines.append(fresh)
-        self._make_ready(fresh)
+        fresh = self.replace(engine, spec)
         fresh.handle.load_model_folder(spec.model_path)
         return fresh
 

@@ -4,22 +4,27 @@ stages.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from posttrain.cluster import calls
-from posttrain.errors import DeadlineExceeded, EngineFailed, StageFailed
+from posttrain.errors import ProcessDied, StageFailed
+from posttrain.track.spans import Span, SpanBuffer
 from posttrain.types import (
+    Directive,
+    EngineReport,
     Prompt,
     Rollout,
-    RolloutGroup,
+    RolloutRef,
     Sampling,
-    Score,
+    Scoring,
+    StoredBatch,
     SyncReport,
-    TrainBatch,
     WeightVersion,
 )
 
@@ -27,27 +32,16 @@ from posttrain.types import (
 # last net.
 ENGINE_START_S = 300.0
 LONGEST_CALL_S = 7200.0
+EXCHANGE_S = 60.0  # the coordinator answers within seconds, news or not
+RESTART_PAUSE_S = 1.0  # between two tries to reach a coordinator that Ray restarts
 
 
 @dataclass(frozen=True, slots=True)
 class EngineHandle:
-    """RolloutPort over an EngineActor, and the blocking calls that evaluation uses."""
+    """An EngineActor: the blocking calls that evaluation uses, and `serve` for a stage."""
 
     actor: Any
     name: str
-
-    async def generate(
-        self, group_id: str, prompt: Prompt, num_samples: int, sampling: Sampling
-    ) -> tuple[int, Sequence[Rollout]]:
-        reference = self.actor.generate.remote(group_id, prompt, num_samples, sampling)
-        return await self._answer(reference, f"prompt {prompt.id}")
-
-    async def update_weights(self, version: WeightVersion) -> SyncReport:
-        reference = self.actor.update_weights.remote(version)
-        return await self._answer(reference, f"weights {version.version}")
-
-    async def stats(self) -> Mapping[str, float]:
-        return await self._answer(self.actor.stats.remote(), "its statistics")
 
     def generate_many(self, prompts: list[Prompt], sampling: Sampling) -> list[Rollout]:
         return self._get(self.actor.generate_many.remote(prompts, sampling), "answers")
@@ -63,25 +57,18 @@ class EngineHandle:
     def _get(self, reference: Any, what: str) -> Any:
         return calls.get(reference, LONGEST_CALL_S, f"engine {self.name} to give {what}")
 
-    async def _answer(self, reference: Any, what: str) -> Any:
-        """An engine that died is EngineFailed: its work can go to another."""
-        try:
-            return await calls.answer(
-                reference, LONGEST_CALL_S, f"engine {self.name} to answer for {what}"
-            )
-        except (StageFailed, DeadlineExceeded) as error:
-            raise EngineFailed(error.message, place=f"engine {self.name}") from error
-
 
 @dataclass(frozen=True, slots=True)
 class RewardHandle:
-    """RewardPort over a RewardActor."""
+    """StoredRewardPort over a RewardActor; Ray repeats a call that its death interrupts."""
 
     actor: Any
 
-    async def score(self, group: RolloutGroup) -> Sequence[Score]:
+    async def score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
         return await calls.answer(
-            self.actor.score.remote(group), LONGEST_CALL_S, "the reward worker to score a group"
+            self.actor.score.remote(prompt, refs),
+            LONGEST_CALL_S,
+            "the reward worker to score a group",
         )
 
 
@@ -91,6 +78,7 @@ class TrackerHandle:
 
     actor: Any
     stage: str
+    _spans: SpanBuffer = field(default_factory=SpanBuffer, compare=False, repr=False)
 
     def log(self, metrics: Mapping[str, float], **axes: float) -> None:
         self.actor.log.remote(self.stage, dict(metrics), axes)
@@ -101,36 +89,75 @@ class TrackerHandle:
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         self.actor.samples.remote(self.stage, step, list(rows))
 
+    def span(self, track: str, name: str, start_s: float, end_s: float, **details: Any) -> None:
+        """Gathered for half a second: one message for thousands of spans."""
+        self._spans.add(Span(track, name, start_s, end_s, details), self._send_spans)
+
+    def _send_spans(self, spans: list[Span]) -> None:
+        """In the buffer's thread, perhaps after Ray has gone: there is nobody left to tell then."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            self.actor.spans.remote(self.stage, spans)
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorLink:
+    """CoordinatorPort over the CoordinatorActor, for engines. A coordinator that died raises
+    ProcessDied: the worker keeps what it has to tell until it is back.
+    """
+
+    actor: Any
+
+    async def exchange(self, report: EngineReport) -> Directive:
+        return await calls.answer(
+            self.actor.exchange.remote(report), EXCHANGE_S, "the coordinator to answer a report"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorHandle:
-    """TrainPort over the CoordinatorActor, found by name from inside a Ray Train worker."""
+    """TrainPort over the CoordinatorActor, found by name from inside a Ray Train worker.
+
+    Every method may be called twice with the same result, so a call that the coordinator's death
+    interrupts is made again once Ray has restarted it.
+    """
 
     actor_name: str
     namespace: str
     batch_deadline_s: float
 
-    def next_batch(self, step: int) -> TrainBatch | None:
-        reference = self._actor().next_batch.remote(step)
-        return calls.get(
-            reference, self.batch_deadline_s, f"the coordinator to give the batch of step {step}"
-        )
+    def next_batch(self, step: int) -> StoredBatch | None:
+        what = f"the coordinator to give the batch of step {step}"
+        return self._call("next_batch", what, step, deadline_s=self.batch_deadline_s)
 
-    def publish(self, version: WeightVersion) -> SyncReport:
-        what = f"the engines to take version {version.version}"
-        return calls.get(self._actor().publish.remote(version), LONGEST_CALL_S, what)
+    def publish(self, version: WeightVersion) -> None:
+        what = f"the engines to take the version before {version.version}"
+        self._call("publish", what, version)
 
-    def probe(self) -> Sequence[Rollout]:
-        return calls.get(self._actor().probe.remote(), LONGEST_CALL_S, "the engines to be probed")
+    def wait_acknowledged(self, version: int) -> SyncReport:
+        return self._call("wait_acknowledged", f"the engines to take version {version}", version)
+
+    def probe(self) -> Sequence[tuple[Prompt, RolloutRef]]:
+        return self._call("probe", "the engines to be probed")
 
     def committed(self, step: int) -> None:
-        calls.get(self._actor().committed.remote(step), LONGEST_CALL_S, "the coordinator")
+        self._call("committed", "the coordinator to note a commit", step)
 
     def snapshot(self) -> Mapping[str, Any]:
-        return calls.get(self._actor().snapshot.remote(), LONGEST_CALL_S, "the coordinator")
+        return self._call("snapshot", "the coordinator to give its state")
+
+    def _call(self, method: str, what: str, *args: Any, deadline_s: float = LONGEST_CALL_S) -> Any:
+        give_up_at = time.monotonic() + deadline_s
+        while True:
+            left_s = max(0.1, give_up_at - time.monotonic())
+            try:
+                return calls.get(getattr(self._actor(), method).remote(*args), left_s, what)
+            except ProcessDied:
+                if time.monotonic() + RESTART_PAUSE_S > give_up_at:
+                    raise
+                time.sleep(RESTART_PAUSE_S)
 
     def _actor(self) -> Any:
         try:
             return ray.get_actor(self.actor_name, namespace=self.namespace)
-        except ValueError as error:
+        except ValueError as error:  # dead for good, or its restarts are used up
             raise StageFailed("the coordinator's process is gone") from error

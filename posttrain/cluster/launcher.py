@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,16 @@ from typing import Any
 
 import ray
 
-from posttrain.checkpoint.store import CheckpointStore
 from posttrain.cluster import calls
 from posttrain.cluster.actors import CoordinatorActor, RewardActor, TrackerActor
-from posttrain.cluster.engines import EnginePool
-from posttrain.cluster.handles import CoordinatorHandle, EngineHandle, RewardHandle, TrackerHandle
+from posttrain.cluster.crew import EngineCrew
+from posttrain.cluster.engines import EnginePool, Lease
+from posttrain.cluster.handles import (
+    CoordinatorHandle,
+    EngineHandle,
+    RewardHandle,
+    TrackerHandle,
+)
 from posttrain.cluster.session import ClusterSession
 from posttrain.cluster.train_workers import (
     FAILURE_FILE,
@@ -26,9 +32,12 @@ from posttrain.cluster.train_workers import (
 )
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.ports import EngineSpec, Tracker
-from posttrain.stages.jobs import OnlineJob, SftJob
+from posttrain.stages.jobs import JOURNALS, OnlineJob, SftJob
 
 TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
+COORDINATOR_RESTARTS = 3  # of one stage
+REWARD_RETRIES = 2  # of one group, after the reward worker's process died
+MOST_CALLS = 4096  # calls that wait in the coordinator: one per engine, and the trainer's
 
 
 class RayLauncher:
@@ -70,8 +79,8 @@ class RayLauncher:
 
     @contextmanager
     def engines(self, spec: EngineSpec, count: int) -> Iterator[Sequence[EngineHandle]]:
-        with self._pool.lease(spec, count) as handles:
-            yield handles
+        with self._pool.lease(spec, count) as lease:
+            yield lease.handles
 
     def prewarm(self, spec: EngineSpec, count: int) -> None:
         self._pool.prewarm(spec, count)
@@ -92,55 +101,63 @@ class RayLauncher:
     def run_online(self, job: OnlineJob, tracker: Tracker) -> str:
         directory = Path(job.directory)
         tracker.event("waiting", text=f"starting {job.num_engines} engine(s) and the trainer")
+        (directory / JOURNALS).mkdir(exist_ok=True)
         rewards = self._start_rewards(job)
         try:
-            with self._pool.lease(job.engine, job.num_engines) as engines:
-                name = f"coordinator/{job.stage}"
-                coordinator = (
-                    ray.remote(CoordinatorActor)
-                    .options(num_cpus=0, name=name, max_concurrency=1024)
-                    .remote(job, engines, RewardHandle(rewards), tracker, _snapshot(directory))
-                )
-                try:
-                    self._train_online(job, coordinator, name, tracker, directory)
-                finally:
-                    self._end_coordinator(coordinator)
+            with self._pool.lease(job.engine, job.num_engines) as lease:
+                self._train_online(job, lease, rewards, tracker)
         finally:
             ray.kill(rewards)
-        return self._outcome(directory)
+        outcome = self._outcome(directory)
+        if outcome == "done":
+            shutil.rmtree(directory / JOURNALS)  # every rollout trained on is in rollouts/
+        return outcome
 
-    def _train_online(
-        self, job: OnlineJob, coordinator: Any, name: str, tracker: Tracker, directory: Path
-    ) -> None:
-        longest = job.loop.generate_deadline_s + job.loop.score_deadline_s
-        port = CoordinatorHandle(name, self._session.namespace, longest)
-        with self._registered(job.stage, directory, coordinator):
-            self._fit(
-                online_worker,
-                {
-                    "job": replace(job, prompts=()),  # the coordinator's, and large
-                    "directory": job.directory,
-                    "tracker": tracker,
-                    "port": port,
-                },
-                job.num_trainers,
-                job.gpus_per_trainer,
-                directory,
+    def _train_online(self, job: OnlineJob, lease: Lease, rewards: Any, tracker: Tracker) -> None:
+        directory = Path(job.directory)
+        prompts = ray.put(job.prompts)  # once; large, and wanted by several processes
+        bare = replace(job, prompts=(), heldout=())
+        name = f"coordinator/{job.stage}"
+        coordinator = (
+            ray.remote(CoordinatorActor)
+            .options(
+                num_cpus=0,
+                name=name,
+                max_concurrency=MOST_CALLS,
+                max_restarts=COORDINATOR_RESTARTS,
             )
+            .remote(bare, [prompts], job.heldout, RewardHandle(rewards), tracker)
+        )
+        port = CoordinatorHandle(name, self._session.namespace, job.loop.group_deadline_s)
+        config = {
+            "job": bare,
+            "prompts": prompts,
+            "directory": job.directory,
+            "tracker": tracker,
+            "port": port,
+        }
+        crew = EngineCrew(lease, coordinator, str(directory / JOURNALS), tracker)
+        try:
+            with crew, self._registered(job.stage, directory, coordinator):
+                self._fit(online_worker, config, job.num_trainers, job.gpus_per_trainer, directory)
+        finally:
+            self._end_coordinator(coordinator, crew)
 
     def _start_rewards(self, job: OnlineJob) -> Any:
         reward = job.reward
         return (
             ray.remote(RewardActor)
-            .options(num_cpus=0)
+            .options(num_cpus=0, max_restarts=-1, max_task_retries=REWARD_RETRIES)
             .remote(reward.name, reward.settings, job.reward_timeout_s)
         )
 
-    def _end_coordinator(self, coordinator: Any) -> None:
+    def _end_coordinator(self, coordinator: Any, crew: EngineCrew) -> None:
+        """Engines come back to the pool; one that does not makes the stage's lease unsound."""
         try:
             calls.get(coordinator.close.remote(), 10, "the coordinator to close")
+            crew.wait_until_free()
         except PosttrainError:
-            pass  # it died before, or hangs; what it knew is in the ledger and the checkpoint
+            self._pool.distrust(crew.names)  # what it knew is in the ledger and the checkpoint
         finally:
             ray.kill(coordinator)
 
@@ -240,9 +257,3 @@ class RayLauncher:
             pass  # every line was on disk when it was logged; only W&B may lack the last ones
         finally:
             ray.kill(self._tracker)
-
-
-def _snapshot(directory: Path) -> Mapping[str, Any] | None:
-    """What the coordinator knew at the last whole checkpoint; None before the first."""
-    checkpoint = CheckpointStore(directory / "checkpoints").latest()
-    return checkpoint.state["coordinator"] if checkpoint else None

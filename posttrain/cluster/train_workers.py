@@ -9,15 +9,28 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError, PosttrainError, Problem, StageFailed
+from posttrain.ports import Tracker
+from posttrain.prompts.stream import PromptStream
 from posttrain.stages.jobs import OnlineJob, SftJob
+from posttrain.types import (
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    RolloutRef,
+    ScoredGroup,
+    StoredBatch,
+    StoredGroup,
+    TrainBatch,
+)
 
 FAILURE_FILE = "failure.json"
+STARTS_FILE = "trainer_starts"
 STOP_FILE = "stop.request"  # a trainer that sees it in its folder saves and ends
 
 
@@ -107,19 +120,23 @@ def _train_sft(config: Mapping[str, Any]) -> None:
 def _train_online(config: Mapping[str, Any]) -> None:
     job: OnlineJob = config["job"]
     _use_threads(job.trainer_threads)
+    import ray
     import torch
 
     from posttrain.checkpoint.store import CheckpointStore
     from posttrain.config.plugins import load_plugin, plugin_config
     from posttrain.model.load import load_model, load_tokenizer
+    from posttrain.train.ranks import Ranks
     from posttrain.train.rl_loop import RlParts, RlSettings, run_training
     from posttrain.train.rl_step import RlTrainer, StepSettings
-    from posttrain.weight_sync.flat_file import write_weights
-    from posttrain.weight_sync.shared_directory import SharedDirectory
+    from posttrain.weight_sync.shm_publisher import ShmPublisher
 
     torch.manual_seed(job.loop.seed)
     device = "cuda" if job.gpus_per_trainer else "cpu"
-    config["tracker"].event("waiting", text="loading the model and its reference")
+    ranks = Ranks.join()
+    tracker: Tracker = config["tracker"]
+    if ranks.is_first:
+        tracker.event("waiting", text="loading the model and its reference")
     directory = Path(job.directory)
     algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
     policy: Any = load_model(job.model_path, "fp32")
@@ -130,9 +147,19 @@ def _train_online(config: Mapping[str, Any]) -> None:
         load_tokenizer(job.model_path),
         algorithm,
         plugin_config(algorithm, job.algorithm.settings),
-        StepSettings(job.loop.sampling.temperature, job.tokens_per_micro_batch, job.precision),
+        StepSettings(
+            temperature=job.loop.sampling.temperature,
+            tokens_per_micro_batch=job.tokens_per_micro_batch,
+            precision=job.precision,
+            optimiser_steps=job.optimiser_steps,
+            off_policy=job.off_policy,
+        ),
+        ranks,
     )
-    with SharedDirectory(f"{directory.parent.parent.name}-{job.stage}") as shared:
+    reader = RolloutReader(PromptStream(ray.get(config["prompts"]), job.loop.seed))
+    attempt = _count_start(directory) if ranks.is_first else 0
+    publisher = ShmPublisher(f"{directory.parent.parent.name}-{job.stage}")
+    try:
         run_training(
             RlSettings(
                 directory=directory,
@@ -145,12 +172,53 @@ def _train_online(config: Mapping[str, Any]) -> None:
                 trainer=trainer,
                 port=config["port"],
                 checkpoints=CheckpointStore(directory / "checkpoints"),
-                tracker=config["tracker"],
-                write_weights=lambda tensors, version: write_weights(
-                    tensors, shared.path, version, job.attempt
-                ),
+                tracker=tracker,
+                write_weights=lambda tensors, version: publisher.prepare(tensors, version, attempt),
+                read_batch=reader.batch,
+                read_probes=reader.probes,
+                ranks=ranks,
             ),
         )
+    finally:
+        publisher.close()
+
+
+class RolloutReader:
+    """Reads what the coordinator names: prompts from the stage's stream, tokens from journals."""
+
+    def __init__(self, prompts: PromptStream) -> None:
+        self._prompts = prompts
+
+    def batch(self, stored: StoredBatch) -> TrainBatch:
+        """Raises StageFailed where a rollout cannot be read."""
+        groups = tuple(self._group(group) for group in stored.groups)
+        return TrainBatch(stored.step, groups, stored.waited_s)
+
+    def probes(self, probes: Sequence[tuple[Prompt, RolloutRef]]) -> list[Rollout]:
+        from posttrain.rollout.journal import read_rollout
+
+        return [read_rollout(ref, prompt.id, prompt.token_ids) for prompt, ref in probes]
+
+    def _group(self, group: StoredGroup) -> ScoredGroup:
+        from posttrain.rollout.journal import read_rollout
+
+        prompt = self._prompts.at(group.draw)
+        name = str(group.draw)
+        rollouts = tuple(read_rollout(ref, name, prompt.token_ids) for ref in group.refs)
+        return ScoredGroup(
+            RolloutGroup(name, group.draw, prompt, rollouts, group.start_version), group.scores
+        )
+
+
+def _count_start(directory: Path) -> int:
+    """How often this stage's trainer was started before, over restarts and resumed runs.
+
+    Engines tell by it the weights of a trainer that died from those of the one that follows it.
+    """
+    path = directory / STARTS_FILE
+    before = int(path.read_text()) if path.exists() else 0
+    path.write_text(str(before + 1))
+    return before
 
 
 def _use_threads(count: int) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from posttrain.config.strict import StrictModel
+from posttrain.config.strict import Contradiction, StrictModel
 
 
 def _short(key: str) -> BeforeValidator:
@@ -190,6 +190,9 @@ class RlBatch(StrictModel):
     """Prompts per step; each becomes one group."""
     samples_per_prompt: int = Field(default=8, gt=0)
     """Answers per prompt."""
+    optimiser_steps: int = Field(default=1, gt=0)
+    """The batch is trained in so many parts of whole groups, one optimiser step each; it still
+    makes one weight version. Above 1, answers are old to all but the first: see `off_policy`."""
     tokens_per_micro_batch: int = Field(default=8192, gt=0)
     """Most tokens that one forward pass holds; micro-batches are packed, not padded."""
 
@@ -207,12 +210,31 @@ class Staleness(StrictModel):
     @model_validator(mode="after")
     def _bounded(self) -> Staleness:
         if self.ahead is not None and self.ahead > self.max:
-            raise ValueError(f"`ahead` is {self.ahead}, more than `max`, which is {self.max}")
+            raise Contradiction(
+                f"`ahead` is {self.ahead}, more than `max`, which is {self.max}",
+                f"max: {self.ahead}, or ahead: {self.max}",
+            )
         return self
 
-    @property
-    def steps_ahead(self) -> int:
-        return self.max if self.ahead is None else self.ahead
+
+class OffPolicy(StrictModel):
+    """What the loss compares tokens with that older weights sampled: the decoupled objective."""
+
+    proximal: Literal["behaviour", "recompute", "interpolate"] = "behaviour"
+    """Centre of the trust region. behaviour: the policy that sampled each token, as in plain PPO.
+    recompute: the weights right before the step; clipping then measures the step, not the answer's
+    age, and each token is weighed by proximal/behaviour probability. interpolate: the same, guessed
+    from each token's age without another forward pass."""
+    weights: Literal["cap", "mask", "clamp"] = "cap"
+    """Of weights out of bounds. cap: above `high` a token counts 0. mask: outside [low, high] it
+    counts 0 (masked importance sampling). clamp: the weight is held to [low, high] (truncated
+    importance sampling, with `low` 0). Denominators stay as they are."""
+    high: float = Field(default=5.0, gt=0)
+    """Upper bound of a weight."""
+    low: float = Field(default=0.0, ge=0)
+    """Lower bound of a weight, for mask and clamp."""
+    level: Literal["token", "sequence"] = "token"
+    """Each token's own weight, or the geometric mean over its answer on all of its tokens."""
 
 
 class RlSampling(StrictModel):
@@ -229,6 +251,15 @@ class RewardSpec(Plugin):
 
     timeout_s: float = Field(default=5.0, gt=0)
     """A verifier that takes longer is killed; the answer is retried, then dropped and counted."""
+
+
+class Heldout(StrictModel):
+    """Questions kept out of training and asked of the running engines, without stopping them."""
+
+    prompts: int = Field(gt=0)
+    """So many of the stage's prompts are never trained on."""
+    every: int = Field(default=10, gt=0)
+    """Weight versions between two rounds."""
 
 
 class OnlineRlStage(StageBase):
@@ -253,6 +284,14 @@ class OnlineRlStage(StageBase):
         BeforeValidator(lambda v: {"max": v} if isinstance(v, int) else v),
     ] = Staleness()
     """A rollout may be so many weight versions old."""
+    off_policy: OffPolicy = OffPolicy()
+    """How the loss treats tokens that older weights sampled."""
+    filter_no_signal: bool = False
+    """Leave out groups whose answers all score the same, and generate others in their place."""
+    max_refill_batches: int = Field(default=4, gt=0)
+    """With `filter_no_signal`: most groups left out per step, in batches; more are trained on."""
+    heldout: Heldout | None = None
+    """`{prompts: 64, every: 10}`: `reward/heldout_mean` while training goes on."""
     sampling: RlSampling = RlSampling()
     """Temperature and token limit."""
     checkpoint_every: int = Field(default=20, gt=0)
@@ -333,8 +372,9 @@ class Cluster(StrictModel):
     """GPUs of one trainer; 0 runs it on the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights in engines and trainers."""
-    weight_sync: Literal["shm"] = "shm"
-    """How weights reach the engines: a shared-memory file on one host."""
+    weight_sync: Literal["shm", "nccl"] = "shm"
+    """How weights reach the engines. shm: a shared-memory file, on one host. nccl: GPU to GPU, over
+    hosts too; needs a GPU per trainer and engine."""
     engine: EngineSettings = EngineSettings()
     """vLLM settings."""
 

@@ -16,3 +16,11 @@ class StrictModel(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
+
+
+class Contradiction(ValueError):
+    """Two keys that cannot both be meant, raised by a validator; `help` says what to write."""
+
+    def __init__(self, message: str, help: str) -> None:
+        super().__init__(message)
+        self.help = help

@@ -94,7 +94,8 @@ def _value_words(kind: str, context: Mapping[str, Any], detail: Any) -> tuple[st
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"is {value}, has to be one of {', '.join(choices)}", _did_you_mean(value, choices)
     if kind == "value_error":
-        return str(context.get("error", detail["msg"])), ""
+        error = context.get("error", detail["msg"])
+        return str(error), getattr(error, "help", "")
     if kind == "string_pattern_mismatch":
         return f"is `{value}`, has to be letters, digits, `_`, `-` and `.`", ""
     if kind == "too_short":

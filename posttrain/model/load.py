@@ -6,6 +6,7 @@ Only safetensors is read, and no code that ships with a model is run.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,15 +86,18 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     directory: str | Path,
     precision: str | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a model folder whole or not at all; one that is already there is replaced.
 
-    `precision` casts what is written; None keeps the model's own format.
+    `precision` casts what is written; None keeps the model's own format. `weights` is written in
+    place of the model's own where those are sharded: whole, tied ones once, cast already.
     """
     _no_progress_bars()
     with whole_directory(Path(directory)) as partial:
-        if precision is not None and model.dtype != DTYPES[precision]:
-            model.save_pretrained(partial, state_dict=_cast(model, DTYPES[precision]))
+        if precision is not None and (weights is not None or model.dtype != DTYPES[precision]):
+            state = dict(weights or _cast(model, DTYPES[precision]))
+            model.save_pretrained(partial, state_dict=state)
             edit_json(partial / "config.json", {"dtype": str(DTYPES[precision]).split(".")[1]})
         else:
             model.save_pretrained(partial)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 
-from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline, SftStage
+from posttrain.config.pipeline import Cluster, EvaluateStage, OnlineRlStage, Pipeline, SftStage
 from posttrain.config.tasks import suite_tasks
+from posttrain.stages.schedule import steps_ahead
 
 
-def describe(name: str, pipeline: Pipeline, rows: int | None) -> str:
+def describe(name: str, pipeline: Pipeline, cluster: Cluster, rows: int | None) -> str:
     """One sentence on a stage's work; empty for stages without any to speak of.
 
     `rows` is the number of rows of its data, where that is known.
     """
     stage = pipeline.stages.get(name)
     if isinstance(stage, OnlineRlStage):
-        return f"{name}: {_online_rl(stage)}"
+        return f"{name}: {_online_rl(stage, cluster)}"
     if isinstance(stage, SftStage):
         return f"{name}: {_sft(stage, rows)}"
     if isinstance(stage, EvaluateStage) and stage.suite.use in pipeline.suites:
@@ -33,13 +34,15 @@ def count(value: int, noun: str) -> str:
     return f"{number(value)} {noun}{'' if value == 1 else 's'}"
 
 
-def _online_rl(stage: OnlineRlStage) -> str:
+def _online_rl(stage: OnlineRlStage, cluster: Cluster) -> str:
     prompts, samples = stage.batch.prompts, stage.batch.samples_per_prompt
-    ahead = stage.staleness.steps_ahead
+    ahead = steps_ahead(stage, cluster)
     rollouts = prompts * samples
+    parts = stage.batch.optimiser_steps
+    trained = f" of {count(parts, 'optimiser step')}" if parts > 1 else ""
     return (
         f"{count(prompts, 'prompt')} × {count(samples, 'sample')} = {count(rollouts, 'rollout')}"
-        f" = 1 step = 1 new weight version; {count(stage.steps, 'step')} ="
+        f" = 1 step{trained} = 1 new weight version; {count(stage.steps, 'step')} ="
         f" {count(rollouts * stage.steps, 'rollout')}; at most ({ahead} + 1) × {number(prompts)} ="
         f" {count((ahead + 1) * prompts, 'group')} under way"
     )

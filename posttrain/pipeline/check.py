@@ -28,9 +28,12 @@ from posttrain.config.suggest import did_you_mean
 from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.pipeline.arithmetic import describe
+from posttrain.pipeline.check_cluster import check_cluster
 from posttrain.pipeline.check_data import DataChecker
 from posttrain.pipeline.check_models import check_model
+from posttrain.pipeline.check_online import check_online
 from posttrain.pipeline.graph import Graph, build_graph
+from posttrain.stages.step_limits import check_step
 
 _MODES: dict[type[StageBase], Mode] = {SftStage: "offline", OnlineRlStage: "online"}
 
@@ -67,14 +70,16 @@ def check(loaded: LoadedPipeline, *, every_row: bool = False) -> CheckReport:
     graph = build_graph(loaded.draft, loaded.places, loaded.unreadable)
     began = time.perf_counter()
     checker.problems += [*loaded.problems, *graph.problems]
+    checker.problems += check_cluster(loaded, loaded.places)
     for name, suite in loaded.draft.suites.items():
         checker.check_suite(name, suite)
     for name, stage in loaded.draft.stages.items():
         checker.check_stage(name, stage)
+    rows = checker.data.rows_by_stage
     notes = tuple(
         note
         for name in (graph.order or loaded.draft.stages)
-        if (note := describe(name, loaded.draft, checker.data.rows_by_stage.get(name)))
+        if (note := describe(name, loaded.draft, loaded.cluster, rows.get(name)))
     )
     problems = _ordered(checker.problems, show_path(loaded.file))
     seconds = time.perf_counter() - began
@@ -139,13 +144,17 @@ class _Checker:
                     self.plugins.setdefault(name, {})[key] = config
         if isinstance(stage, OnlineRlStage):
             self._check_groups(name, stage)
-            self._check_trainers(name, stage)
+            trainers = stage.resources.trainers or self.loaded.cluster.trainers
+            self.problems += check_online(name, stage, trainers, self.places)
         if isinstance(stage, SftStage):
             self._check_shares(name, stage)
         if isinstance(stage, SftStage | OnlineRlStage):
             needs = ("prompt", "completion") if isinstance(stage, SftStage) else ("prompt",)
             found = self.data.check(stage.data, f"{prefix}.data", needs, f"(stage {name})", name)
             self.problems += found
+        if isinstance(stage, OnlineRlStage):
+            prompts = self.data.prompts_by_stage.get(name)
+            self.problems += check_step(name, stage, prompts, None, self.places)
         if isinstance(stage, EvaluateStage) and stage.suite.use not in self.pipeline.suites:
             help = did_you_mean(stage.suite.use, self.pipeline.suites, "suites here:")
             self.add("unknown-suite", f"no suite `{stage.suite.use}`", f"{prefix}.suite.use", help)
@@ -183,14 +192,6 @@ class _Checker:
             message = f"{samples}, but {stage.algorithm.name} compares the samples of one prompt"
             key = f"stages.{name}.batch.samples_per_prompt"
             self.add("impossible-group", message, key, "2 or more (8 is usual)")
-
-    def _check_trainers(self, name: str, stage: OnlineRlStage) -> None:
-        """Several ranks would each train and publish a model of their own."""
-        trainers = stage.resources.trainers or self.loaded.cluster.trainers
-        if trainers > 1:
-            message = f"{trainers} trainers, but online stages train on one so far"
-            key = f"stages.{name}.resources.trainers"
-            self.add("one-trainer", message, key, "resources: {trainers: 1}")
 
     def _check_shares(self, name: str, stage: SftStage) -> None:
         """Every trainer gets the same number of rows of each step."""

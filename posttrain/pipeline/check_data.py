@@ -16,6 +16,19 @@ FIRST_BYTES = 16 << 20
 """How much of each file `check` reads: a tenth of a second's worth."""
 
 
+COUNTED_PROMPTS = 100_000
+"""More different prompts than that are enough for any step, and are not counted further."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look at a data set found; numbers only where all of it was seen."""
+
+    problems: list[Problem] = field(default_factory=list)
+    rows: int | None = None
+    prompts: int | None = None  # different ones
+
+
 @dataclass(slots=True)
 class DataChecker:
     """Checks data sets; each file is read once, however many stages use it."""
@@ -23,9 +36,8 @@ class DataChecker:
     places: Places
     every_row: bool = False
     rows_by_stage: dict[str, int] = field(default_factory=dict)  # only where all rows were seen
-    _seen: dict[tuple[str, tuple[str, ...]], tuple[list[Problem], int | None]] = field(
-        default_factory=dict
-    )
+    prompts_by_stage: dict[str, int] = field(default_factory=dict)  # different ones, likewise
+    _seen: dict[tuple[str, tuple[str, ...]], _Seen] = field(default_factory=dict)
 
     def check(
         self, data: DataSpec, key: str, needs: Sequence[str], where: str, stage: str = ""
@@ -34,24 +46,34 @@ class DataChecker:
         cached = (data.model_dump_json(), tuple(needs))
         if cached not in self._seen:
             self._seen[cached] = self._look(data, needs)
-        problems, rows = self._seen[cached]
-        if rows is not None and stage:
-            self.rows_by_stage[stage] = min(rows, data.take) if data.take else rows
-        return [self._placed(problem, key, where) for problem in problems]
+        seen = self._seen[cached]
+        if seen.rows is not None and stage:
+            self.rows_by_stage[stage] = min(seen.rows, data.take) if data.take else seen.rows
+        if seen.prompts is not None and stage:
+            self.prompts_by_stage[stage] = seen.prompts
+        return [self._placed(problem, key, where) for problem in seen.problems]
 
-    def _look(self, data: DataSpec, needs: Sequence[str]) -> tuple[list[Problem], int | None]:
+    def _look(self, data: DataSpec, needs: Sequence[str]) -> _Seen:
         if data.path.startswith("microworld/"):
             return _look_at_microworld(data, needs)
         if is_hub_name(data.path):
-            return [], None  # fetched, and checked, when the run starts
+            return _Seen()  # fetched, and checked, when the run starts
         limits = (None, None) if self.every_row else (FIRST_ROWS, FIRST_BYTES)
         reader = read_rows(data, limits[0], needs=needs, limit_bytes=limits[1])
+        different: set[int] = set()
+        taken = 0
         try:
-            for _ in reader:
-                pass
+            for _, row in reader:
+                taken += 1
+                if len(different) < COUNTED_PROMPTS and (not data.take or taken <= data.take):
+                    different.add(hash(str(row.get("prompt"))))
         except InputError as error:
-            return error.problems, None
-        return [], reader.rows if reader.complete else None
+            return _Seen(error.problems)
+        counted = reader.complete or bool(data.take and taken >= data.take)
+        known = counted and len(different) < COUNTED_PROMPTS
+        return _Seen(
+            [], reader.rows if reader.complete else None, len(different) if known else None
+        )
 
     def _placed(self, problem: Problem, key: str, where: str) -> Problem:
         """The problem with the pipeline's line in front, and who reads the data behind."""
@@ -67,22 +89,22 @@ class DataChecker:
         return replace(problem, path=f"→ {problem.place} {where}", file=file, line=line)
 
 
-def _look_at_microworld(data: DataSpec, needs: Sequence[str]) -> tuple[list[Problem], int | None]:
+def _look_at_microworld(data: DataSpec, needs: Sequence[str]) -> _Seen:
     from posttrain.prompts.microworld import DEFAULT_COUNTS, generate
 
     if data.path not in DEFAULT_COUNTS:
         message = f"no micro-world source `{data.path}`"
-        return [
-            Problem("unknown-source", message, help=did_you_mean(data.path, DEFAULT_COUNTS))
-        ], None
+        help = did_you_mean(data.path, DEFAULT_COUNTS)
+        return _Seen([Problem("unknown-source", message, help=help)])
     try:
         row = next(generate(data.path, data.split, 0, 1, flip_labels=data.flip_labels), {})
     except InputError as error:
-        return error.problems, None
+        return _Seen(error.problems)
     if not set(needs) <= set(row):
         message = f"`{data.path}` has {', '.join(row)}; needs {', '.join(needs)}"
-        return [Problem("missing-column", message, help=_source_with(needs))], None
-    return [], data.take or DEFAULT_COUNTS[data.path]
+        return _Seen([Problem("missing-column", message, help=_source_with(needs))])
+    rows = data.take or DEFAULT_COUNTS[data.path]
+    return _Seen([], rows, rows)  # hardly a question twice; before the start they are counted
 
 
 def _source_with(needs: Sequence[str]) -> str:

@@ -43,6 +43,8 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
                     origin,
                     rl.data.model_dump(),
                     rl.sampling.max_new_tokens,
+                    online=rl,
+                    places=plan.loaded.places,
                 )
             )
             requests.append(

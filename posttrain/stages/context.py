@@ -56,4 +56,5 @@ def engine_spec(cluster: Cluster, model_path: str, needed_tokens: int) -> Engine
         block_size=cluster.engine.block_size,
         max_running=cluster.engine.max_running,
         gpus=cluster.gpus_per_engine,
+        weight_sync=cluster.weight_sync,
     )

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.loop.coordinator import LoopSettings
+from posttrain.config.pipeline import OffPolicy
+from posttrain.loop.settings import LoopSettings
 from posttrain.ports import EngineSpec
 from posttrain.types import Prompt
+
+JOURNALS = "journal"  # folder that a stage's engines write rollouts into
+LEDGER = "ledger.jsonl"  # what became of every prompt draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class OnlineJob:
     reward: PluginRef
     reward_timeout_s: float
     prompts: tuple[Prompt, ...]
+    heldout: tuple[Prompt, ...]
     loop: LoopSettings
     engine: EngineSpec
     num_engines: int
@@ -40,6 +45,8 @@ class OnlineJob:
     gpus_per_trainer: int
     precision: str
     tokens_per_micro_batch: int
+    optimiser_steps: int
+    off_policy: OffPolicy
     checkpoint_every: int
     logprob_check_every: int
     attempt: int

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 from posttrain.config.pipeline import OnlineRlStage
+from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
-from posttrain.loop.coordinator import LoopSettings
+from posttrain.loop.settings import LoopSettings
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import OnlineJob, PluginRef
 from posttrain.stages.questions import render_prompts
-from posttrain.types import Sampling
+from posttrain.stages.schedule import steps_ahead
+from posttrain.types import Prompt, Sampling
 
 
 def run(
@@ -22,6 +27,7 @@ def run(
         render_prompts, model_path, stage.data.model_dump(), room, None, context.seed
     )
     longest = max(len(prompt.token_ids) for prompt in prompts)
+    prompts, heldout = split_heldout(prompts, stage.heldout.prompts if stage.heldout else 0)
     engines = context.num_engines(stage.resources)
     trainers = context.num_trainers(stage.resources)
     job = OnlineJob(
@@ -32,14 +38,18 @@ def run(
         reward=reward,
         reward_timeout_s=stage.reward.timeout_s,
         prompts=tuple(prompts),
+        heldout=tuple(heldout),
         loop=LoopSettings(
             rule=AdmissionRule(
-                stage.batch.prompts, stage.staleness.steps_ahead, stage.staleness.max
+                stage.batch.prompts, steps_ahead(stage, context.cluster), stage.staleness.max
             ),
             num_steps=stage.steps,
             samples_per_prompt=stage.batch.samples_per_prompt,
             sampling=Sampling(answer_tokens, stage.sampling.temperature),
             seed=context.seed,
+            filter_no_signal=stage.filter_no_signal,
+            max_refill_batches=stage.max_refill_batches,
+            heldout_every=stage.heldout.every if stage.heldout else 0,
         ),
         engine=engine_spec(context.cluster, model_path, longest + answer_tokens),
         num_engines=engines,
@@ -48,8 +58,33 @@ def run(
         gpus_per_trainer=context.cluster.gpus_per_trainer,
         precision=context.cluster.precision,
         tokens_per_micro_batch=stage.batch.tokens_per_micro_batch,
+        optimiser_steps=stage.batch.optimiser_steps,
+        off_policy=stage.off_policy,
         checkpoint_every=stage.checkpoint_every,
         logprob_check_every=stage.logprob_check_every,
         attempt=context.attempt,
     )
     return context.launcher.run_online(job, context.tracker)
+
+
+def split_heldout(
+    prompts: Sequence[Prompt], count: int
+) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    """(to train on, held out): by a hash of their ids, so that more rows move none across.
+
+    Raises InputError where nothing would be left to train on.
+    """
+    if not count:
+        return prompts, ()
+    if count >= len(prompts):
+        raise InputError(
+            Problem(
+                "too-few-prompts",
+                f"{count} prompts are to be held out, and there are {len(prompts)}",
+                path="heldout.prompts",
+                help="hold fewer out, or give more rows",
+            )
+        )
+    by_hash = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest())
+    held = {prompt.id for prompt in by_hash[:count]}
+    return [prompt for prompt in prompts if prompt.id not in held], by_hash[:count]

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.pipeline import Suite
+from posttrain.config.document import Places
+from posttrain.config.pipeline import OnlineRlStage, Suite
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
+from posttrain.stages.step_limits import check_step
 
 ROWS_TRIED = 20_000  # rows rendered per data set here; the stage itself renders all of them
 
@@ -41,6 +43,8 @@ class PreflightRequest:
     suite: Mapping[str, Any] | None = None
     reward: PluginRef | None = None
     place: str = ""
+    online: OnlineRlStage | None = None  # of an online_rl stage, with where its keys stand
+    places: Places | None = None
 
 
 def preflight_problems(requests: list[PreflightRequest], launcher: Launcher) -> ProblemList:
@@ -76,6 +80,8 @@ def inspect(requests: list[PreflightRequest]) -> list[Problem]:
 
 
 def _placed(problem: Problem, request: PreflightRequest) -> Problem:
+    if problem.path.startswith("stages."):
+        return problem  # a key of the pipeline file says it all
     place = request.place or f"(stage {request.stage})"
     return replace(problem, path=" ".join(part for part in (problem.path, place) if part))
 
@@ -105,7 +111,16 @@ def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     from posttrain.stages.questions import render_prompts
 
     room = context_length(folder) - (request.max_tokens or 0)
-    render_prompts(folder, _few(request), room, None, 0)
+    few = _few(request)
+    prompts = render_prompts(folder, few, room, None, 0)
+    if request.online is None or request.places is None:
+        return
+    seen_all = len(prompts) < few["take"] or request.online.data.take == few["take"]
+    different = len({prompt.token_ids for prompt in prompts}) if seen_all else None
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    problems = check_step(request.stage, request.online, different, longest, request.places)
+    if problems:
+        raise InputError(problems)
 
 
 def _look_at_suite(request: PreflightRequest, folder: str) -> None:

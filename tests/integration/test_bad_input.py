@@ -48,6 +48,7 @@ def test_all_that_needs_a_tokenizer_or_a_reward_is_said_at_once(workplace):
     rows = [{"prompt": "copy ab=", "completion": "ab"}, {"prompt": "x" * 200, "completion": "y"}]
     (workplace.path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     questions = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "1" * 60, "answer": "3"}]
+    questions += [{"prompt": f"1+{n}=", "answer": str(n + 1)} for n in (2, 3)]
     (workplace.path / "questions.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in questions)
     )
@@ -65,6 +66,48 @@ def test_all_that_needs_a_tokenizer_or_a_reward_is_said_at_once(workplace):
     assert "questions.jsonl:2" in lines[1] and "60 tokens, 28 are left" in lines[1]
     assert "'1197' scored 0, not 1" in lines[2]
     assert not (workplace.path / "runs" / "broken").exists()  # nothing half-written
+    assert leftovers_of(before) == NOTHING
+
+
+TIGHT = """
+name: tight
+cluster: laptop
+stages:
+  blank: {kind: model, from_scratch: micro}
+  base: {kind: sft, model: blank, data: microworld/skills, steps: 5}
+  rlvr:
+    kind: online_rl
+    model: base
+    algorithm: grpo
+    reward: arithmetic
+    data: ./questions.jsonl
+    batch: {prompts: 4, samples_per_prompt: 2, tokens_per_micro_batch: 60}
+    steps: 2
+    staleness: {max: 1, ahead: 0}
+    sampling: {max_new_tokens: 40}
+"""
+
+
+def test_a_longest_sequence_that_fits_no_micro_batch_is_said_before_the_start(workplace):
+    (workplace.path / "tight.yaml").write_text(TIGHT)
+    questions = [{"prompt": f"1+{n}=", "answer": str(n + 1)} for n in range(5)]
+    questions.append({"prompt": "1+1+1+1+1+1+1+1+1+1+1=", "answer": "11"})
+    (workplace.path / "questions.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in questions)
+    )
+    before = present()
+    done = workplace.posttrain("run", "tight.yaml")
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("error["))
+    # 22 characters, one token each: 22 + 40 = 62
+    assert lines[at : at + 2] == [
+        "error[micro-batch-too-small] tight.yaml:13 stages.rlvr.batch.tokens_per_micro_batch: a "
+        "micro-batch holds 60 tokens, the longest prompt (22 tokens) and an answer of 40 do not "
+        "fit",
+        "  help: tokens_per_micro_batch: 62 or more, or a lower sampling.max_new_tokens",
+    ]
+    assert not (workplace.path / "runs" / "tight").exists()
     assert leftovers_of(before) == NOTHING
 
 

@@ -163,7 +163,7 @@ def test_check_takes_less_than_a_second() -> None:
 
 
 def test_every_command_is_listed_once() -> None:
-    assert list(COMMANDS)[:4] == ["run", "check", "resume", "status"]
+    assert list(COMMANDS)[:4] == ["run", "check", "plan", "resume"]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

@@ -17,6 +17,7 @@ from posttrain.errors import (
     Interrupted,
     PosttrainError,
     Problem,
+    ProcessDied,
     RewardBroken,
     StageFailed,
 )
@@ -58,7 +59,7 @@ def test_any_other_error_is_named_with_who_was_waited_for(cause: Exception, mess
 @pytest.mark.parametrize("error", [RayActorError(), ActorDiedError()])
 def test_a_dead_process_is_said(error: RayActorError) -> None:
     found = ours(error, "the tracker to open a stage")
-    assert type(found) is StageFailed
+    assert type(found) is ProcessDied
     assert found.message == "waiting for the tracker to open a stage: its process died"
 
 

@@ -82,7 +82,7 @@ def test_every_mistake_is_shown_at_once(write_pipeline: Write) -> None:
             "samples_per_prompt: 8}",
             "samples_per_prompt: 8}\n    staleness: {max: 1, ahead: 2}",
             "error[bad-value] mine.yaml:15 stages.rlvr.staleness: `ahead` is 2, more than `max`, "
-            "which is 1",
+            "which is 1\n  help: max: 2, or ahead: 1",
         ),
         (
             "keep: [microworld/copy]",

@@ -44,7 +44,8 @@ def test_the_arithmetic_is_said_in_words(write_pipeline: Write) -> None:
         "base: 32 rows = 1 step; 10 steps = 320 rows",
         "sft: 32 rows = 1 step; 10 steps = 320 rows",
         "rlvr: 32 prompts × 8 samples = 256 rollouts = 1 step = 1 new weight version; 60 steps = "
-        "15 360 rollouts; at most (3 + 1) × 32 = 128 groups under way",
+        # one step is enough to fill the 256 places of the one engine
+        "15 360 rollouts; at most (1 + 1) × 32 = 64 groups under way",
         "final: 1 model × 2 tasks × 256 prompts = 512 answers",
     )
 
@@ -231,6 +232,64 @@ def test_bad_data_names_file_and_line(
     data = "rows.jsonl" if name == "rosw.jsonl" else name
     file = write_pipeline("data: microworld/arithmetic_worked", f"data: {data}")
     assert rendered(file) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "expected"),
+    [
+        (  # 40 rows, every prompt twice
+            40,
+            "path: rows.jsonl",
+            "32 prompts per step, but the data holds 20 different ones\n"
+            "  help: prompts: 20, or more rows",
+        ),
+        (
+            200,
+            "path: rows.jsonl, take: 60",
+            "32 prompts per step, but the data holds 30 different ones\n"
+            "  help: prompts: 30, or more rows",
+        ),
+        (
+            0,
+            "path: microworld/arithmetic, take: 31",
+            "32 prompts per step, but the data holds 31 different ones\n"
+            "  help: prompts: 31, or more rows",
+        ),
+    ],
+)
+def test_a_step_needs_a_prompt_for_each_group(
+    write_pipeline: Write, rows: int, settings: str, expected: str
+) -> None:
+    Path("rows.jsonl").write_text(
+        "".join(f'{{"prompt": "{n // 2}+1=", "answer": "{n // 2 + 1}"}}\n' for n in range(rows))
+    )
+    file = write_pipeline("data: microworld/arithmetic\n", f"data: {{{settings}}}\n")
+    place = "error[too-few-prompts] mine.yaml:14 stages.rlvr.batch.prompts: "
+    assert rendered(file) == [place + expected]
+    assert rendered(file, "stages.rlvr.batch.prompts=20") == []
+
+
+def test_prompts_held_out_are_no_prompts_to_train_on(write_pipeline: Write) -> None:
+    file = write_pipeline()
+    change = "stages.rlvr.data={path: microworld/arithmetic, take: 40}"
+    assert rendered(file, change) == []
+    assert rendered(file, change, "stages.rlvr.heldout={prompts: 16}") == [
+        "error[too-few-prompts] mine.yaml:14 stages.rlvr.batch.prompts: 32 prompts per step, but "
+        "the data holds 40 different ones, 16 of them held out\n"
+        "  help: prompts: 24, or more rows"
+    ]
+
+
+def test_an_answer_has_to_fit_into_a_micro_batch(write_pipeline: Write) -> None:
+    file = write_pipeline(
+        "samples_per_prompt: 8}", "samples_per_prompt: 8, tokens_per_micro_batch: 256}"
+    )
+    assert rendered(file) == [
+        "error[micro-batch-too-small] mine.yaml:14 stages.rlvr.batch.tokens_per_micro_batch: a "
+        "micro-batch holds 256 tokens, a prompt and an answer of 256 do not fit\n"
+        "  help: tokens_per_micro_batch: 257 or more, or a lower sampling.max_new_tokens"
+    ]
+    assert rendered(file, "stages.rlvr.sampling.max_new_tokens=255") == []
 
 
 def test_a_missing_column_in_a_mapping_says_which(write_pipeline: Write) -> None:

@@ -217,7 +217,7 @@ def test_the_job_of_an_online_stage(
     job = launcher.jobs["rlvr"]
     assert job.model_path == str(run_folder.path / "sft" / plan["sft"].identity / "model")
     assert (job.loop.num_steps, job.loop.samples_per_prompt) == (60, 8)
-    assert job.loop.rule == AdmissionRule(groups_per_step=32, steps_ahead=2, max_staleness=2)
+    assert job.loop.rule == AdmissionRule(groups_per_step=32, steps_ahead=1, max_staleness=2)
     assert job.loop.seed == plan["rlvr"].seed
     assert job.engine.max_model_len == 128  # the model's own, less than 3 + 256 rounded up
     assert (job.num_engines, job.num_trainers, job.trainer_threads) == (1, 1, 3)

@@ -1,0 +1,114 @@
+"""Settings of `online_rl` stages that would silently do nothing, or leave a step without work."""
+
+from __future__ import annotations
+
+from posttrain.config.document import Places
+from posttrain.config.pipeline import OnlineRlStage
+from posttrain.errors import Problem
+
+WEIGHT_KEYS = ("weights", "high", "low", "level")
+
+
+def check_online(
+    name: str, stage: OnlineRlStage, num_trainers: int, places: Places
+) -> list[Problem]:
+    """Problems of `off_policy`, of `batch.optimiser_steps` and of the number of trainers."""
+    found = [
+        *_unused_weights(stage),
+        _unused_low(stage),
+        _empty_bounds(stage),
+        _nothing_to_interpolate(stage),
+        _too_many_steps(stage),
+        _idle_trainers(stage, num_trainers),
+    ]
+    return [_placed(problem, f"stages.{name}", places) for problem in found if problem is not None]
+
+
+def _unused_weights(stage: OnlineRlStage) -> list[Problem]:
+    """With the behaviour policy as the centre every weight is 1."""
+    if stage.off_policy.proximal != "behaviour":
+        return []
+    given = stage.off_policy.model_fields_set
+    return [
+        Problem(
+            "unused-setting",
+            f"`{key}` would do nothing: with `proximal: behaviour` no token is weighed",
+            f"off_policy.{key}",
+            help=f"proximal: recompute, or interpolate; or leave `{key}` out",
+        )
+        for key in WEIGHT_KEYS
+        if key in given
+    ]
+
+
+def _unused_low(stage: OnlineRlStage) -> Problem | None:
+    settings = stage.off_policy
+    if settings.proximal == "behaviour" or settings.weights != "cap":
+        return None
+    if "low" not in settings.model_fields_set:
+        return None
+    return Problem(
+        "unused-setting",
+        "`low` would do nothing: `weights: cap` bounds weights from above only",
+        "off_policy.low",
+        help="weights: mask, or clamp; or leave `low` out",
+    )
+
+
+def _empty_bounds(stage: OnlineRlStage) -> Problem | None:
+    settings = stage.off_policy
+    if settings.low < settings.high:
+        return None
+    return Problem(
+        "bad-value",
+        f"`low` is {settings.low:g} and `high` {settings.high:g}: no weight lies between them",
+        "off_policy.low",
+        help="low below 1 and high above 1: a fresh token weighs 1",
+    )
+
+
+def _nothing_to_interpolate(stage: OnlineRlStage) -> Problem | None:
+    if stage.off_policy.proximal != "interpolate" or stage.staleness.max > 0:
+        return None
+    return Problem(
+        "nothing-to-interpolate",
+        "with `staleness: 0` every token is sampled by the weights right before its step",
+        "off_policy.proximal",
+        help="proximal: behaviour or recompute; or staleness: 1 or more",
+    )
+
+
+def _too_many_steps(stage: OnlineRlStage) -> Problem | None:
+    steps, prompts = stage.batch.optimiser_steps, stage.batch.prompts
+    if steps <= prompts:
+        return None
+    groups = "group, which is" if prompts == 1 else "groups, which are"
+    return Problem(
+        "too-many-optimiser-steps",
+        f"{steps} optimiser steps, but a batch has {prompts} {groups} never split",
+        "batch.optimiser_steps",
+        help=f"optimiser_steps: {prompts} or less, or more `batch.prompts`",
+    )
+
+
+def _idle_trainers(stage: OnlineRlStage, num_trainers: int) -> Problem | None:
+    """Every trainer has to have an answer of each optimiser step."""
+    batch = stage.batch
+    if batch.optimiser_steps > batch.prompts:
+        return None
+    smallest = batch.prompts // batch.optimiser_steps * batch.samples_per_prompt
+    if num_trainers <= smallest:
+        return None
+    of = "an optimiser step" if batch.optimiser_steps > 1 else "a step"
+    return Problem(
+        "batch-too-small",
+        f"{num_trainers} trainers, but {of} has {smallest} rollouts",
+        "batch.prompts",
+        help="a larger batch, or fewer trainers",
+    )
+
+
+def _placed(problem: Problem, prefix: str, places: Places) -> Problem:
+    key = f"{prefix}.{problem.path}"
+    file, line = places.of(key)
+    return Problem(problem.code, problem.message, key, file, line, problem.help)
