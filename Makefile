@@ -12,12 +12,16 @@ UV_VERSION := 0.13.8
 FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH := $(if $(FIND_LINKS),$(foreach place,$(FIND_LINKS),--find-links $(place)),--torch-backend $(if $(filter gpu,$(EXTRA)),auto,cpu))
 
-.PHONY: quickstart test setup lint bench clean-env
+.PHONY: quickstart test setup lint bench chaos clean-env
 quickstart: setup
 	@echo "[2/2] posttrain run quickstart" && $(BIN)/posttrain run quickstart
 
 test: setup lint
 	@$(BIN)/python -m pytest -q
+
+# N random deaths over one longer run; CHAOS_SEED=... repeats one. No part of `make test`.
+chaos: setup
+	@CHAOS_N=$(or $(N),5) $(BIN)/python -m pytest -q -s tests/chaos
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

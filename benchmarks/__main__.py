@@ -1,4 +1,5 @@
-"""Runs benchmarks by name (all of them without one), prints a table, writes results/NAME.json.
+"""Runs benchmarks by name (all of them without one), prints a table, writes results/NAME.json
+and the page results/README.md.
 
 Each benchmark is a module with `run() -> (figures, settings)`.
 """
@@ -13,8 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure, save
+from benchmarks.page import write_page
 
-NOT_BENCHMARKS = {"__init__", "__main__", "figures"}
+NOT_BENCHMARKS = {
+    "__init__",
+    "__main__",
+    "figures",
+    "page",
+    "product",
+    "sleeping",
+    "trl_child",
+    "workload",
+}
 
 
 def main(names: list[str]) -> int:
@@ -30,7 +41,9 @@ def main(names: list[str]) -> int:
         figures, settings = importlib.import_module(f"benchmarks.{name}").run()
         path = save(name, figures, settings)
         print_table(name, figures)
-        print(f"written: {path.relative_to(folder.parent)}")
+        page = write_page(path.parent)
+        for written in (path, page):
+            print(f"written: {written.relative_to(folder.parent)}")
         missed += sum(figure.met is False for figure in figures)
     return 1 if missed else 0
 

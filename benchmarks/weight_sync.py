@@ -1,13 +1,15 @@
 """Milliseconds per weight update, by model size and number format, on the real vLLM.
 
-What each part of an update costs (medians of ten), and how fast the engine answers. Each model has
-a process of its own.
+What each part of an update costs on an engine that rests (medians of ten), and what updates cost
+an engine that generates all the time: steps of 20 times the bare sync, with an update in every
+second one. Each model has a process of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, shown
+from benchmarks.figures import Figure, at_most, shown
 from posttrain.ports import EngineSpec
 from posttrain.rollout.environment import apply_engine_environment
 from posttrain.types import Prompt, Sampling
@@ -24,6 +26,11 @@ SIZES = ((128, 4), (768, 6))  # (hidden, layers)
 REPEATS = 10
 VOCABULARY = 128
 CONTEXT = 128
+STEP_IN_SYNCS = 20  # length of a step, in bare syncs
+STEP_PAIRS = 3  # steps with an update, each beside one without
+MIN_STEP_S = 1.0
+STREAMS = 64  # answers under way at any time
+STALL_SHARE_GOAL = 0.05
 
 
 def run() -> tuple[list[Figure], dict[str, Any]]:
@@ -39,10 +46,32 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
                 ).stdout.splitlines()[-1]
             )
             label = f"{row['parameters'] / 1e6:.1f} M {precision}"
-            for name in ("write_ms", "checksum_ms", "sync_ms", "stall_ms"):
-                figures.append(shown(f"{label}, {name.removesuffix('_ms')}", row[name], "ms"))
-            figures.append(shown(f"{label}, speed", [row["tokens_per_s"]], "tokens/s"))
-    return figures, {"repeats": REPEATS, "answers": 256, "tokens_per_answer": 12}
+            figures += figures_of(label, row)
+    return figures, {
+        "repeats": REPEATS,
+        "answers": 256,
+        "tokens_per_answer": 12,
+        "step_in_bare_syncs": STEP_IN_SYNCS,
+        "answers_under_way": STREAMS,
+    }
+
+
+def figures_of(label: str, row: dict[str, Any]) -> list[Figure]:
+    """The goal's figure first, then the times that it is made of."""
+    step_ms = 1000 * row["step_s"]
+    shares = [stall / step_ms for stall in row["busy_stall_ms"]]
+    name = f"{label}, stall per sync, share of a step of {row['step_s']:.1f} s"
+    figures = [at_most(name, shares, STALL_SHARE_GOAL, "of the step")]
+    for part in ("write_ms", "checksum_ms", "sync_ms", "stall_ms"):
+        figures.append(shown(f"{label}, resting: {part.removesuffix('_ms')}", row[part], "ms"))
+    figures.append(shown(f"{label}, generating: sync", row["busy_sync_ms"], "ms"))
+    figures.append(shown(f"{label}, generating: stall", row["busy_stall_ms"], "ms"))
+    figures.append(shown(f"{label}, resting: speed", [row["tokens_per_s"]], "tokens/s"))
+    figures.append(shown(f"{label}, steps without sync", row["plain_tokens_per_s"], "tokens/s"))
+    figures.append(shown(f"{label}, steps with one", row["synced_tokens_per_s"], "tokens/s"))
+    pairs = zip(row["synced_tokens_per_s"], row["plain_tokens_per_s"], strict=True)
+    lost = [1 - synced / plain for synced, plain in pairs]
+    return [*figures, shown(f"{label}, tokens lost to a sync per step", lost, "share")]
 
 
 def main(hidden: int, layers: int, precision: str) -> None:
@@ -67,6 +96,9 @@ async def measure(folder: str, hidden: int, layers: int, precision: str) -> dict
         "tokens_per_s": await tokens_per_second(engine),
     }
     row |= await update_costs(engine, weights)
+    bare_s = statistics.median(row["sync_ms"]) / 1000
+    row["step_s"] = max(MIN_STEP_S, STEP_IN_SYNCS * bare_s)
+    row |= await updates_while_generating(engine, weights, row["step_s"])
     await engine.shutdown()
     return row
 
@@ -103,6 +135,51 @@ async def update_costs(engine: Any, weights: dict[str, Any]) -> dict[str, list[f
             times["sync"].append(report.sync_ms)
             times["stall"].append(report.stall_ms)
     return {f"{name}_ms": values for name, values in times.items()}
+
+
+async def updates_while_generating(
+    engine: Any, weights: dict[str, Any], step_s: float
+) -> dict[str, list[float]]:
+    """Steps without and with an update, in turn, while STREAMS answers are always under way."""
+    from posttrain.weight_sync.shm_publisher import ShmPublisher
+
+    found: dict[str, list[float]] = {
+        name: []
+        for name in ("busy_sync_ms", "busy_stall_ms", "plain_tokens_per_s", "synced_tokens_per_s")
+    }
+    publisher = ShmPublisher("benchmark-generating")
+    streams = [asyncio.create_task(stream(engine, number)) for number in range(STREAMS)]
+    await asyncio.sleep(1.0)
+    for version in range(1, STEP_PAIRS + 1):
+        found["plain_tokens_per_s"].append(await one_step(engine, step_s))
+        published = await asyncio.to_thread(publisher.prepare, weights, version, 1)
+        update = asyncio.create_task(engine.update_weights(published))
+        found["synced_tokens_per_s"].append(await one_step(engine, step_s))
+        report = await update
+        found["busy_sync_ms"].append(report.sync_ms)
+        found["busy_stall_ms"].append(report.stall_ms)
+    for task in streams:
+        task.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
+    publisher.close()
+    return found
+
+
+async def stream(engine: Any, number: int) -> None:
+    """One answer after the other, of a length of its own so that they do not end together."""
+    prompt = Prompt(str(number), "", tuple(range(2 + number % 50, 14 + number % 50)), "", {})
+    tokens = 40 + number % 60
+    while True:
+        await engine.generate(str(number), prompt, 1, Sampling(tokens, seed=number))
+
+
+async def one_step(engine: Any, step_s: float) -> float:
+    """Tokens per second of the next `step_s` seconds."""
+    await engine.stats()
+    begin = time.perf_counter()
+    await asyncio.sleep(step_s)
+    tokens = (await engine.stats())["tokens"]
+    return tokens / (time.perf_counter() - begin)
 
 
 def build_model(folder: str, hidden: int, layers: int, precision: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from posttrain.types import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 # ---------------------------------------------------------------------------------------------
@@ -265,6 +267,24 @@ class CheckpointPort(Protocol):
         optimiser: Mapping[str, Any],
         state: Mapping[str, Any],
     ) -> Any: ...
+
+
+class CheckpointFolders(Protocol):
+    """Where a trainer's library saves files of its own; `posttrain.checkpoint.folders` has it."""
+
+    def latest(self) -> Path | None:
+        """The newest whole folder. Raises InputError where it was damaged since."""
+        ...
+
+    def begin(self, step: int) -> Path:
+        """A folder to write into; the same on every rank."""
+        ...
+
+    def commit(self, step: int, written: Path) -> Path:
+        """Make `written`, that folder or one inside it, the newest."""
+        ...
+
+    def clear(self) -> None: ...
 
 
 class Tracker(SpanTracker, Protocol):

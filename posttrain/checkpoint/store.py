@@ -1,9 +1,5 @@
-"""Checkpoints as atomic units: model, optimiser, random state and the coordinator's snapshot
+"""Checkpoints as atomic units: model, optimiser, random states and the coordinator's snapshot
 together.
-
-A checkpoint is written into a temporary folder, flushed to disk, renamed, and only then named by
-the commit pointer. Whatever a crash leaves behind, the pointer names a whole one. Older ones are
-removed after the new one is committed, never before.
 
     checkpoints/step-000040/{model.safetensors, optimiser.pt, state.json}    checkpoints/latest.json
 """
@@ -11,19 +7,16 @@ removed after the new one is committed, never before.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.errors import InputError, Problem
+from posttrain.checkpoint.folders import KEPT, CommittedFolders
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-POINTER = "latest.json"
 STATE = "state.json"
 
 
@@ -50,9 +43,8 @@ class Checkpoint:
 class CheckpointStore:
     """The checkpoints of one stage."""
 
-    def __init__(self, directory: Path, keep: int = 2) -> None:
-        self._directory = directory
-        self._keep = keep
+    def __init__(self, directory: Path, keep: int = KEPT) -> None:
+        self._folders = CommittedFolders(directory, keep)
 
     def save(
         self,
@@ -61,74 +53,35 @@ class CheckpointStore:
         optimiser: Mapping[str, Any],
         state: Mapping[str, Any],
     ) -> Path:
-        """Write and commit. On any error (a full disk) nothing changes but an ignored folder."""
+        """Write and commit. On any error (a full disk) the last checkpoint stays what it was."""
         import torch
         from safetensors.torch import save_file
 
-        final = self._directory / f"step-{step:06d}"
-        temporary = self._directory / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        self._folders.abandon(step)  # of a writer that was killed
+        partial = self._folders.begin(step)
         try:
-            save_file(_unshared(model), temporary / "model.safetensors")
-            torch.save(dict(optimiser), temporary / "optimiser.pt")
-            (temporary / STATE).write_text(json.dumps({"step": step, "state": state}))
-            for file in temporary.iterdir():
-                _flush(file)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
+            save_file(_unshared(model), partial / "model.safetensors")
+            torch.save(dict(optimiser), partial / "optimiser.pt")
+            (partial / STATE).write_text(json.dumps({"step": step, "state": state}))
+            return self._folders.commit(step, partial)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self._folders.abandon(step)
             raise
-        _flush(self._directory)
-        self._commit(final)
-        self._retire(final)
-        return final
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint that the commit pointer names; None before the first.
 
-        Raises InputError where the pointer names what is not there: somebody removed it by hand.
+        Raises InputError where one of its files is missing or cut short.
         """
-        try:
-            pointer = json.loads((self._directory / POINTER).read_text())
-        except FileNotFoundError:
+        path = self._folders.latest()
+        if path is None:
             return None
-        path = self._directory / pointer["name"]
-        missing = [name for name, size in pointer["sizes"].items() if _size(path / name) != size]
-        if missing:
-            raise InputError(
-                Problem(
-                    "checkpoint-damaged",
-                    f"{', '.join(missing)} of the last checkpoint is missing or cut short",
-                    path=str(path),
-                    help=f"remove {self._directory} to train this stage from its start",
-                )
-            )
         content = json.loads((path / STATE).read_text())
         return Checkpoint(path, content["step"], content["state"])
 
     def clear(self) -> None:
         """Remove all: the stage is done, and its model folder holds what is needed."""
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-    def _commit(self, path: Path) -> None:
-        sizes = {file.name: file.stat().st_size for file in path.iterdir()}
-        temporary = self._directory / f".{POINTER}.{os.getpid()}"
-        temporary.write_text(json.dumps({"name": path.name, "sizes": sizes}))
-        _flush(temporary)
-        temporary.replace(self._directory / POINTER)
-        _flush(self._directory)
-
-    def _retire(self, committed: Path) -> None:
-        """Remove old checkpoints, never the committed one: a crash may have left a later folder.
-
-        What killed writers left half-written goes too: there is one writer at a time.
-        """
-        old = sorted(self._directory.glob("step-*"))[: -self._keep]
-        for path in (*old, *self._directory.glob(".step-*")):
-            if path != committed:
-                shutil.rmtree(path, ignore_errors=True)
+        self._folders.clear()
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -141,15 +94,3 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(tensor.data_ptr())
         result[name] = tensor.detach().contiguous().cpu()
     return result
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.exists() else None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ from posttrain.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from posttrain.config.load import LoadedPipeline
+    from posttrain.pipeline.store import RunFolder
+    from posttrain.pipeline.unfinished import Unfinished
 
 
 def resume(
@@ -40,14 +43,59 @@ def resume(
     if not as_run and Path(before["file"]).exists():
         loaded = load_pipeline(before["file"], before["overrides"])
         _refuse_changes(folder, stored, loaded, before)
-    kept = [stage["name"] for stage in before["stages"] if _is_done(folder, stage)]
-    print(
-        f"{before['name']} {_how_it_ended(before)}; kept: {', '.join(kept) or 'nothing yet'}",
-        file=sys.stderr,
-    )
+    print(*transcript(folder, before), sep="\n", file=sys.stderr, flush=True)
     options = RunOptions(runs_dir, folder.path.name, address, json, tuple(before["overrides"]))
     Execution(loaded, options).carry_out()
     return 0
+
+
+def transcript(folder: RunFolder, before: dict[str, Any]) -> list[str]:
+    """How the run ended, what is kept, and where each unfinished online stage goes on."""
+    from posttrain.pipeline.unfinished import unfinished_work
+    from posttrain.track.formatting import long_duration
+
+    ended = before.get("ended")
+    at = f" at {time.strftime('%H:%M', time.localtime(ended))}" if ended else ""
+    lines = [f"{before['name']} {_how_it_ended(before)}{at}"]
+    folders = [folder.stage(stage["name"], stage["identity"]) for stage in before["stages"]]
+    done = [stage for stage in folders if stage.is_done]
+    if done:
+        spent = sum((stage.manifest or {}).get("seconds") or 0.0 for stage in done)
+        names = ", ".join(stage.stage for stage in done)
+        lines.append(f" ✓ {names}   kept ({long_duration(spent)} of work)")
+    for stage in folders:
+        work = None if stage.is_done else unfinished_work(stage.path)
+        if work is not None:
+            steps = (stage.manifest or {}).get("steps")
+            lines += unfinished_lines(stage.stage, work, steps)
+    return lines
+
+
+def unfinished_lines(name: str, work: Unfinished, steps: int | None) -> list[str]:
+    """Where an online stage goes on, with every count that is not zero."""
+    done, first = work.checkpoint_step, work.checkpoint_step + 1
+    lines = [f" ↻ {name}   from {f'checkpoint {done} (whole)' if done else 'its start'}"]
+    if work.next_step > done:
+        one = work.next_step == first
+        lines.append(
+            f"   {f'step {first}' if one else f'steps {first}-{work.next_step}'} trained again "
+            f"from {_count(work.rollouts_to_train_again)} stored rollouts; nothing is generated "
+            "twice"
+        )
+    if work.finished or work.half_done:
+        lines.append(
+            f"   {_count(work.finished)} finished rollouts wait in the buffer; "
+            f"{_count(work.half_done)} half-done ones go on from the "
+            f"{_count(work.half_done_tokens)} tokens they have"
+        )
+    if steps:
+        lines.append(f"   step {first}/{steps} comes next: same seeds and data order")
+    return lines
+
+
+def _count(number: int) -> str:
+    """`38 210`"""
+    return f"{number:,}".replace(",", " ")
 
 
 def _is_done(folder: Any, stage: dict[str, Any]) -> bool:

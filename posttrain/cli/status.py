@@ -19,6 +19,7 @@ def status(
     runs_dir: RunsDir = RUNS_DIR,
 ) -> int:
     """Say how far the newest run (or the one named) is, and what it has found."""
+    from posttrain.track.mishaps import mishap_summary
     from posttrain.track.run_view import find_run, read_run, status_json
     from posttrain.track.summary import end_of_run, finished_line
 
@@ -35,4 +36,7 @@ def status(
         print(finished_line(stage, view) + where)
         for note in stage.active_notes[:1]:
             print(f"   {note.line}")
+    mishaps = mishap_summary(view)
+    if mishaps:
+        print(f"   {mishaps}")
     return 0

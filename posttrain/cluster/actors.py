@@ -7,13 +7,14 @@ costs the driver nothing.
 from __future__ import annotations
 
 import os
+import pickle
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.errors import PosttrainError, RewardBroken
-from posttrain.ports import CoordinatorPort, EngineSpec, StoredRewardPort, Tracker
+from posttrain.ports import CoordinatorPort, EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob
 from posttrain.track.spans import Span
 from posttrain.types import (
@@ -82,9 +83,14 @@ class EngineActor:
 class RewardActor:
     """Scores answers in killable child processes of its own."""
 
-    def __init__(self, name: str, settings: Mapping[str, Any], timeout_s: float) -> None:
+    def __init__(
+        self, name: str, settings: Mapping[str, Any], timeout_s: float, tracker: bytes
+    ) -> None:
+        """`tracker`: packed."""
         from posttrain.reward.worker import RewardPool
 
+        if _was_restarted():
+            unpacked(tracker)[0].event("reward-worker-restarted")
         self._pool = RewardPool(name, settings, timeout_s)
 
     def score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
@@ -111,6 +117,8 @@ class TrackerActor:
         from posttrain.track.session import TrackSession
 
         self._session = TrackSession(Path(run_directory), wandb_settings)
+        if _was_restarted():
+            self._session.reopen()
 
     def open(self, stage: Mapping[str, Any]) -> None:
         self._session.open(**stage)
@@ -144,13 +152,10 @@ class CoordinatorActor:
     def __init__(
         self,
         job: OnlineJob,
-        prompts: Sequence[Any],
-        heldout: Sequence[Prompt],
-        rewards: StoredRewardPort,
-        tracker: Tracker,
+        parts: bytes,
     ) -> None:
-        """`prompts` holds the reference of the stage's prompts: Ray resolves a bare one itself, but
-        warns then that a restarted actor may find it gone. The driver keeps it.
+        """`parts`, packed: the references of the stage's prompts and of those held out, its
+        StoredRewardPort and its tracker.
         """
         import ray
 
@@ -159,17 +164,20 @@ class CoordinatorActor:
         from posttrain.loop.ledger import Ledger
         from posttrain.prompts.stream import PromptStream
 
+        prompts, heldout, rewards, tracker = unpacked(parts)
         directory = Path(job.directory)
         commit = CheckpointStore(directory / "checkpoints").latest()
         ledger = Ledger(directory / LEDGER, commit.state["coordinator"] if commit else None)
+        if _was_restarted():
+            tracker.event("coordinator-restarted", next_step=ledger.state.next_step)
         self._coordinator = Coordinator(
             settings=job.loop,
-            prompts=PromptStream(ray.get(prompts[0]), job.loop.seed),
+            prompts=PromptStream(ray.get(prompts), job.loop.seed),
             rewards=rewards,
             tracker=tracker,
             ledger=ledger,
             journals=directory / JOURNALS,
-            heldout=heldout,
+            heldout=ray.get(heldout),
         )
 
     async def exchange(self, report: EngineReport) -> Directive:
@@ -204,3 +212,25 @@ class CoordinatorActor:
 
     async def close(self) -> None:
         await self._coordinator.close()
+
+
+def packed(*parts: Any) -> bytes:
+    """References and handles as bytes, for the constructor of an actor that Ray may start again.
+
+    Given ones that it can see, Ray prints an error: a restarted actor might find them gone. The
+    driver keeps them for as long as the stage runs.
+    """
+    from ray import cloudpickle
+
+    return cloudpickle.dumps(parts)
+
+
+def unpacked(parts: bytes) -> tuple[Any, ...]:
+    return pickle.loads(parts)
+
+
+def _was_restarted() -> bool:
+    """Whether this actor's process follows one of it that died."""
+    import ray
+
+    return ray.get_runtime_context().was_current_actor_reconstructed

@@ -18,7 +18,7 @@ import ray
 from posttrain.cluster import calls
 from posttrain.cluster.engines import Lease
 from posttrain.cluster.handles import CoordinatorLink, EngineHandle
-from posttrain.errors import EngineFailed, PosttrainError
+from posttrain.errors import EngineFailed, PosttrainError, ProcessDied
 from posttrain.ports import Tracker
 
 LOOK_EVERY_S = 1.0
@@ -109,7 +109,9 @@ class EngineCrew:
         return [name for name in lost if name in self._serving]
 
     def _tell(self, name: str, error: PosttrainError) -> None:
-        if not isinstance(error, EngineFailed) and error.code == "stage-failed":
+        if isinstance(error, ProcessDied):
+            error = EngineFailed("its process died", place=f"engine {name}")
+        elif not isinstance(error, EngineFailed) and error.code == "stage-failed":
             error = EngineFailed(error.message, place=f"engine {name}")
         self._coordinator.engine_died.remote(name, error)
 

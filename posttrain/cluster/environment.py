@@ -10,6 +10,9 @@ SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # 2 by default: that long a stage ends later
+    # Of every call of every actor Ray keeps a record for its dashboard, 100,000 before it forgets
+    # any: its server grows for hours. 0 keeps none.
+    "RAY_task_events_report_interval_ms": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 starves a trainer beside anything else on two cores
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from posttrain.cluster import calls
-from posttrain.cluster.actors import CoordinatorActor, RewardActor, TrackerActor
+from posttrain.cluster.actors import CoordinatorActor, RewardActor, TrackerActor, packed
 from posttrain.cluster.crew import EngineCrew
 from posttrain.cluster.engines import EnginePool, Lease
 from posttrain.cluster.handles import (
@@ -29,6 +29,7 @@ from posttrain.cluster.train_workers import (
     online_worker,
     raise_failure,
     sft_worker,
+    trainer_starts,
 )
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.ports import EngineSpec, Tracker
@@ -50,7 +51,7 @@ class RayLauncher:
         self._pool = EnginePool()
         self._tracker: Any = (
             ray.remote(TrackerActor)
-            .options(num_cpus=0)
+            .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
             .remote(str(run_directory), dict(wandb_settings))
         )
         self._lock = threading.Lock()
@@ -102,7 +103,7 @@ class RayLauncher:
         directory = Path(job.directory)
         tracker.event("waiting", text=f"starting {job.num_engines} engine(s) and the trainer")
         (directory / JOURNALS).mkdir(exist_ok=True)
-        rewards = self._start_rewards(job)
+        rewards = self._start_rewards(job, tracker)
         try:
             with self._pool.lease(job.engine, job.num_engines) as lease:
                 self._train_online(job, lease, rewards, tracker)
@@ -115,7 +116,8 @@ class RayLauncher:
 
     def _train_online(self, job: OnlineJob, lease: Lease, rewards: Any, tracker: Tracker) -> None:
         directory = Path(job.directory)
-        prompts = ray.put(job.prompts)  # once; large, and wanted by several processes
+        # Once; large, and wanted by several processes, restarted ones too.
+        prompts, heldout = ray.put(job.prompts), ray.put(job.heldout)
         bare = replace(job, prompts=(), heldout=())
         name = f"coordinator/{job.stage}"
         coordinator = (
@@ -126,7 +128,7 @@ class RayLauncher:
                 max_concurrency=MOST_CALLS,
                 max_restarts=COORDINATOR_RESTARTS,
             )
-            .remote(bare, [prompts], job.heldout, RewardHandle(rewards), tracker)
+            .remote(bare, packed(prompts, heldout, RewardHandle(rewards), tracker))
         )
         port = CoordinatorHandle(name, self._session.namespace, job.loop.group_deadline_s)
         config = {
@@ -135,6 +137,7 @@ class RayLauncher:
             "directory": job.directory,
             "tracker": tracker,
             "port": port,
+            "starts_before": trainer_starts(directory),
         }
         crew = EngineCrew(lease, coordinator, str(directory / JOURNALS), tracker)
         try:
@@ -143,12 +146,12 @@ class RayLauncher:
         finally:
             self._end_coordinator(coordinator, crew)
 
-    def _start_rewards(self, job: OnlineJob) -> Any:
+    def _start_rewards(self, job: OnlineJob, tracker: Tracker) -> Any:
         reward = job.reward
         return (
             ray.remote(RewardActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=REWARD_RETRIES)
-            .remote(reward.name, reward.settings, job.reward_timeout_s)
+            .remote(reward.name, reward.settings, job.reward_timeout_s, packed(tracker))
         )
 
     def _end_coordinator(self, coordinator: Any, crew: EngineCrew) -> None:

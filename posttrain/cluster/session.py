@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import socket
 import tempfile
 import threading
+import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,6 +49,7 @@ class ClusterSession:
 
     def __enter__(self) -> ClusterSession:
         prepare_ray(self._address)
+        keep_off_the_screen(self._log_directory / "ray_messages.log")
         remove_orphans()
         remove_orphans(tempfile.gettempdir())
         common: dict[str, Any] = {
@@ -130,3 +134,22 @@ class ClusterSession:
             target = self._log_directory / "ray"
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(logs, target, ignore_dangling_symlinks=True)
+
+
+def keep_off_the_screen(log: Path) -> None:
+    """What Ray says of dead processes and full memory goes into a file: our own events say it in
+    the run's words, and lines in between tear the live view apart.
+
+    Ray has no setting for it (`log_to_driver` is about what workers print), so the function that
+    prints is replaced; where Ray names it otherwise some day, its messages are seen again.
+    """
+    from ray._private import worker
+
+    def write(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+        clock = time.strftime("%H:%M:%S")
+        with contextlib.suppress(OSError):  # a full disk must not end Ray's listener
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8") as file:
+                file.writelines(f"{clock} {line}\n" for line in data["lines"])
+
+    worker.print_to_stdstream = write

@@ -1,11 +1,13 @@
 """What runs inside Ray Train's workers: thin functions around posttrain.train.
 
 An error of ours is written down and the function returns: Ray Train restarts a group whose process
-died, but must not repeat a run that would fail the same way again.
+died, but must not repeat a run that would fail the same way again. Of several ranks the first to
+fail says why; the others, whose connection to it is cut, have nothing to add.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import traceback
@@ -14,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import InputError, PosttrainError, Problem, StageFailed
+from posttrain.errors import InputError, PosttrainError, Problem, ProcessDied, StageFailed
 from posttrain.ports import Tracker
 from posttrain.prompts.stream import PromptStream
 from posttrain.stages.jobs import OnlineJob, SftJob
@@ -37,11 +39,18 @@ STOP_FILE = "stop.request"  # a trainer that sees it in its folder saves and end
 def guarded(body: Callable[[Mapping[str, Any]], None], config: Mapping[str, Any]) -> None:
     """Run `body`, leaving what went wrong in the stage's folder for the driver to raise."""
     directory = Path(config["directory"])
+    # Where a rank was killed, the others may have written down that they lost it.
+    (directory / FAILURE_FILE).unlink(missing_ok=True)
     try:
         body(config)
+    except ProcessDied:
+        if not (directory / FAILURE_FILE).exists():
+            raise  # a rank was killed: Ray Train starts the group again
     except PosttrainError as error:
         _write_failure(directory, error)
     except Exception as error:  # our bug or a library's: written down whole, not retried
+        if (directory / FAILURE_FILE).exists():
+            return  # another rank failed, and this one in its wake
         (directory / "traceback.txt").write_text(traceback.format_exc())
         message = ": ".join((type(error).__name__, *str(error).strip().splitlines()[:1]))
         _write_failure(
@@ -73,7 +82,17 @@ def _write_failure(directory: Path, error: PosttrainError) -> None:
         "help": error.help,
         "problems": [asdict(problem) for problem in problems],
     }
-    (directory / FAILURE_FILE).write_text(json.dumps(failure))
+    with contextlib.suppress(FileExistsError), (directory / FAILURE_FILE).open("x") as file:
+        json.dump(failure, file)
+    _leave_group()
+
+
+def _leave_group() -> None:
+    """Ranks that wait for this one learn at once that it will not come."""
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.destroy_process_group()
 
 
 def sft_worker(config: dict[str, Any]) -> None:
@@ -89,6 +108,7 @@ def online_worker(config: dict[str, Any]) -> None:
 def _train_sft(config: Mapping[str, Any]) -> None:
     job: SftJob = config["job"]
     _use_threads(job.threads)
+    from posttrain.checkpoint.folders import CommittedFolders
     from posttrain.config.plugins import load_plugin, plugin_config
     from posttrain.stages.sft_rows import render_rows
     from posttrain.train.sft import SftSettings, run_sft
@@ -114,6 +134,7 @@ def _train_sft(config: Mapping[str, Any]) -> None:
         rows,
         config["tracker"],
         stop_file.exists,
+        CommittedFolders(Path(job.directory) / "checkpoints"),
     )
 
 
@@ -157,7 +178,11 @@ def _train_online(config: Mapping[str, Any]) -> None:
         ranks,
     )
     reader = RolloutReader(PromptStream(ray.get(config["prompts"]), job.loop.seed))
+    checkpoints = CheckpointStore(directory / "checkpoints")
     attempt = _count_start(directory) if ranks.is_first else 0
+    if attempt > config["starts_before"]:
+        latest = checkpoints.latest()
+        tracker.event("trainer-restarted", from_step=latest.step if latest else 0)
     publisher = ShmPublisher(f"{directory.parent.parent.name}-{job.stage}")
     try:
         run_training(
@@ -171,7 +196,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
             RlParts(
                 trainer=trainer,
                 port=config["port"],
-                checkpoints=CheckpointStore(directory / "checkpoints"),
+                checkpoints=checkpoints,
                 tracker=tracker,
                 write_weights=lambda tensors, version: publisher.prepare(tensors, version, attempt),
                 read_batch=reader.batch,
@@ -210,14 +235,21 @@ class RolloutReader:
         )
 
 
+def trainer_starts(directory: Path) -> int:
+    """How often this stage's trainer was started so far, over restarts and resumed runs."""
+    path = directory / STARTS_FILE
+    return int(path.read_text()) if path.exists() else 0
+
+
 def _count_start(directory: Path) -> int:
-    """How often this stage's trainer was started before, over restarts and resumed runs.
+    """The number of starts before this one.
 
     Engines tell by it the weights of a trainer that died from those of the one that follows it.
     """
-    path = directory / STARTS_FILE
-    before = int(path.read_text()) if path.exists() else 0
-    path.write_text(str(before + 1))
+    before = trainer_starts(directory)
+    temporary = directory / f".{STARTS_FILE}"  # a kill in between must not leave an empty file
+    temporary.write_text(str(before + 1))
+    temporary.replace(directory / STARTS_FILE)
     return before
 
 

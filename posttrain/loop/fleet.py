@@ -9,9 +9,9 @@ directive, so a lost answer costs nothing. Nothing here waits; the coordinator d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from posttrain.loop.pulse import Pulse
 from posttrain.types import (
     Directive,
     EngineReport,
@@ -45,7 +45,7 @@ class Link:
     progressed_at: float  # the last time that it was idle or had made tokens
     acknowledged: WeightVersion | None = None
     told: WeightVersion | None = None  # the newest weights it was asked to take
-    told_at: float = 0.0
+    told_at: float = 0.0  # since when it has been behind what it was told
     stats: EngineStats = field(default_factory=EngineStats)
     totals: Totals = field(default_factory=Totals)
     works: list[Work] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Link:
     over: bool = False  # it was lost, or the stage ended
     polls: int = 0  # counts its calls: an older one that still waits gives way to a newer one
     waiting: int = 0  # calls of it that wait for news: it is not silent, we are
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    news: Pulse = field(default_factory=Pulse)
     _number: int = 0
     _unconfirmed: list[Directive] = field(default_factory=list)
 
@@ -68,6 +68,12 @@ class Link:
             self.journal = min(self.journal, directive.journal - 1)
             if directive.weights is not None:
                 self.told = None
+
+    def unwanted(self, lane: Lane, draw: int) -> None:
+        """Nobody wants this draw any more: not what it runs of it, nor what was on its way."""
+        self.works = [work for work in self.works if (work.lane, work.draw) != (lane, draw)]
+        self.aborts.append((lane, draw))
+        self.news.fire()
 
     def is_behind(self, published: WeightVersion) -> bool:
         """Whether it computes with older weights, or with others of the same number.
@@ -100,30 +106,42 @@ class Link:
         self.aborts.clear()
         self.journal = journal
         if weights is not None:
-            self.told, self.told_at = weights, asyncio.get_running_loop().time()
+            if self.told is None or self.acknowledged == self.told:
+                self.told_at = asyncio.get_running_loop().time()
+            self.told = weights
         self._unconfirmed.append(directive)
         return directive
 
     def silence(self) -> Directive:
-        """An answer without news: the engine reports again."""
-        return Directive(number=self._number, journal=self.journal)
+        """An answer without news: the engine reports again. It has no number, for it confirms
+        nothing: other mail may have gone out to a newer call, and not have arrived.
+        """
+        return Directive(journal=self.journal)
 
 
 class Fleet:
     """All links of one stage, and what was published to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: int = 0) -> None:
+        """`journal`: the number to begin with; higher than any that an engine may have been told
+        by an earlier coordinator.
+        """
         self.links: dict[str, Link] = {}
         self.published: WeightVersion | None = None
-        self.journal = 0
+        self.journal = journal
         self.syncs: dict[int, list[SyncReport]] = {}  # by version, of the last few
         self._retired = Totals()
+        self._given_up: set[tuple[str, str]] = set()  # (engine, process)
+
+    def is_given_up(self, report: EngineReport) -> bool:
+        """Whether the report is of a process whose work was handed to others already."""
+        return (report.engine, report.process) in self._given_up
 
     def take_in(self, report: EngineReport, now: float) -> Link:
         """The engine's link, with what the report says of the engine itself put down."""
         link = self.links.get(report.engine)
         if link is None or link.process != report.process:
-            link = Link(report.engine, report.process, now, now)
+            link = Link(report.engine, report.process, now, now, journal=self.journal)
             self.links[report.engine] = link
         link.seen_at = now
         link.confirm(report.received)
@@ -141,19 +159,32 @@ class Fleet:
         """Forget an engine; a call of it that still waits is told that it is over."""
         link = self.links.pop(name, None)
         if link is not None:
+            self._given_up.add((link.name, link.process))
             link.over = True
-            link.news.set()
+            link.news.fire()
             self._retired.busy_s += link.totals.busy_s
             self._retired.tokens += link.totals.tokens
         return link
 
-    def wake(self, names: Iterable[str] | None = None) -> None:
-        for link in self.links.values() if names is None else map(self.links.__getitem__, names):
-            link.news.set()
+    def wake(self) -> None:
+        for link in self.links.values():
+            link.news.fire()
 
     def live(self) -> list[Link]:
         """Engines that have weights."""
         return [link for link in self.links.values() if link.acknowledged is not None]
+
+    def exactly_at(self, published: WeightVersion) -> list[Link]:
+        """Live engines that compute with these very weights, and not with later ones of a trainer
+        that died.
+        """
+        return [
+            link
+            for link in self.live()
+            if link.acknowledged is not None
+            and link.acknowledged.version == published.version
+            and not link.is_behind(published)
+        ]
 
     def behind(self, published: WeightVersion) -> list[Link]:
         """Live engines that do not compute with a publication yet. An engine that only joins is not

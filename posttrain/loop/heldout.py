@@ -16,14 +16,16 @@ async def ask_heldout(
     engines: Sequence[str],
     prompts: Sequence[Prompt],
     sampling: Sampling,
+    patience_s: float,
 ) -> dict[str, float]:
     """One answer per prompt, spread over the engines, scored: `reward/heldout_mean` with half its
-    95 % interval. Answers of engines that die meanwhile are left out. Empty without any.
+    95 % interval. Answers of engines that die meanwhile are left out, and those that do not come
+    within `patience_s`. Empty without any.
     """
     questions = [(engines[i % len(engines)], prompt) for i, prompt in enumerate(prompts)]
-    answers = await side.ask("evaluation", questions, sampling)
+    answers = await side.ask("evaluation", questions, sampling, patience_s)
     scorings = await asyncio.gather(
-        *(rewards.score(prompt, (answer.ref,)) for prompt, answer in answers)
+        *(rewards.score(prompt, (answer.ref,)) for _, prompt, answer in answers)
     )
     values = [score.value for each in scorings for score in each.scores if score is not None]
     if not values:

@@ -1,24 +1,27 @@
 """The ledger: what became of every prompt draw, written before anybody acts on it.
 
 Append-only JSON lines, one event each: opened, admitted, scored, accepted, filtered, dropped,
-trained, committed. It is the record for people and audits, and the coordinator's write-ahead log:
-a commit holds the state and the position up to which the file is part of it; whatever stands after
-that is replayed. Every line reaches the operating system before the event has consequences, so a
-killed coordinator can never hand a group out twice; a torn last line is cut off and counted.
+trained, published, committed. It is the record for people and audits, and the coordinator's
+write-ahead log: a commit holds the state and the position up to which the file is part of it;
+whatever stands after that is replayed. Every line reaches the operating system before the event has
+consequences, so a killed coordinator can never hand a group out twice; a torn last line is cut off
+and counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from posttrain.errors import StageFailed
 from posttrain.loop.machine import MachineState
-from posttrain.types import RolloutRef, Score, StoredGroup
+from posttrain.types import RolloutRef, Score, StoredGroup, WeightVersion
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class LedgerState:
     scored: dict[int, StoredGroup] = field(default_factory=dict)  # neither accepted nor filtered
     buffered: dict[int, StoredGroup] = field(default_factory=dict)  # in the order of acceptance
     served: dict[int, tuple[StoredGroup, ...]] = field(default_factory=dict)  # step: its batch
+    weights: WeightVersion | None = None  # the last that the trainer has published
 
     # -- one method per event -------------------------------------------------------------------
 
@@ -60,6 +64,7 @@ class LedgerState:
 
     def dropped(self, draw: int, reason: str = "") -> None:
         del self.unfinished[draw]
+        self.scored.pop(draw, None)
         self.num_dropped += 1
 
     def trained(self, step: int, draws: Sequence[int]) -> None:
@@ -67,6 +72,9 @@ class LedgerState:
         self.num_trained += len(draws)
         self.next_step = step + 1
         self.num_refilled = 0
+
+    def published(self, **weights: Any) -> None:
+        self.weights = WeightVersion(**weights)
 
     def committed(self, step: int) -> None:
         for done in [served for served in self.served if served < step]:
@@ -112,6 +120,7 @@ class LedgerState:
                 [step, [_group_to_json(group, base) for group in groups]]
                 for step, groups in self.served.items()
             ],
+            "weights": asdict(self.weights) if self.weights else None,
         }
 
     @classmethod
@@ -132,15 +141,22 @@ class LedgerState:
                 int(step): tuple(_group_from_json(entry, base) for entry in groups)
                 for step, groups in data["served"]
             },
+            weights=WeightVersion(**weights) if (weights := data.get("weights")) else None,
         )
 
 
 class Ledger:
     """Appends events to a file and keeps the state that they add up to."""
 
-    def __init__(self, path: Path | None, snapshot: Mapping[str, Any] | None = None) -> None:
-        """`snapshot` is what `snapshot()` gave to the last commit. Raises StageFailed where a line
-        before the last is damaged.
+    def __init__(
+        self,
+        path: Path | None,
+        snapshot: Mapping[str, Any] | None = None,
+        *,
+        look_only: bool = False,
+    ) -> None:
+        """`snapshot` is what `snapshot()` gave to the last commit; with `look_only` the file stays
+        as it is. Raises StageFailed where a line before the last is damaged.
         """
         self._base = f"{path.parent}/" if path else ""
         self.state = (
@@ -149,12 +165,13 @@ class Ledger:
         self.num_torn = 0
         self.num_replayed = 0
         self._position = int(snapshot["position"]) if snapshot else 0
-        self._file = None
+        self._file: FileIO | None = None
         if path is not None:
-            self._replay(path)
+            self._replay(path, mend=not look_only)
+        if path is not None and not look_only:
             # Unbuffered: a line has left this process when the call returns, so a coordinator that
             # is killed afterwards has not forgotten it.
-            self._file = path.open("ab", buffering=0)
+            self._file = FileIO(path, "ab")
             self._position = self._file.tell()
             self._write("opened", torn=self.num_torn)
 
@@ -186,12 +203,22 @@ class Ledger:
         self._write("trained", step=step, draws=list(draws))
         return self.state.served[step]
 
+    def published(self, weights: WeightVersion) -> None:
+        """The trainer has announced new weights."""
+        self.state.weights = weights
+        self._write("published", **asdict(weights))
+
     def committed(self, step: int) -> None:
         """A checkpoint holds `step` trained batches: they are not handed out again."""
         self.state.committed(step)
         self._write("committed", step=step)
 
     # -- the file -------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """Bytes written; it only grows, over restarts too."""
+        return self._position
 
     def snapshot(self) -> dict[str, Any]:
         """State and position for a commit, as JSON."""
@@ -203,19 +230,32 @@ class Ledger:
             self._file = None
 
     def _write(self, event: str, **details: Any) -> None:
-        if self._file:
-            line = json.dumps({"event": event, **details}).encode() + b"\n"
-            self._file.write(line)
-            self._position += len(line)
+        if self._file is None:
+            return
+        line = json.dumps({"event": event, **details}).encode() + b"\n"
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+                # A write is cut short where the disk gets full; the next one says so.
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._position)
+            raise StageFailed(
+                f"cannot write the ledger: {error.strerror}",
+                place=self._file.name,
+                help="make room on that disk and run posttrain resume",
+            ) from error
+        self._position += len(line)
 
-    def _replay(self, path: Path) -> None:
+    def _replay(self, path: Path, mend: bool) -> None:
         if not path.exists():
             self._position = 0
             return
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         self.num_torn = int(whole < len(content))
-        if self.num_torn:
+        if self.num_torn and mend:
             with path.open("r+b") as file:  # appended to, the torn line would swallow the next one
                 file.truncate(whole)
         for number, line in enumerate(content[self._position : whole].splitlines()):

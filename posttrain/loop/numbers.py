@@ -25,9 +25,9 @@ class Counts:
 class Numbers:
     """Remembers what it has told, so that each publication tells of its own window."""
 
-    told_at: float = field(default_factory=time.monotonic)
-    _dropped: int = 0
+    _dropped: int = 0  # as of the last publication
     _filtered: int = 0
+    told_at: float = field(default_factory=time.monotonic)
 
     def begin(self, fleet: Fleet) -> None:
         """What engines did for earlier stages is not this stage's work."""

@@ -7,6 +7,7 @@ rule.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,31 +28,40 @@ class SideWork:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._asked: dict[tuple[Lane, int], _Asked] = {}
-        self._numbers = 0
+        # Engines may still answer what an earlier coordinator has asked.
+        self._numbers = time.time_ns() // 1000
 
     async def ask(
-        self, lane: Lane, questions: Sequence[tuple[str, Prompt]], sampling: Sampling
-    ) -> list[tuple[Prompt, FinishedSample]]:
-        """One answer per (engine, prompt); those of engines that were lost meanwhile are missing.
-
-        The caller bounds the wait.
+        self,
+        lane: Lane,
+        questions: Sequence[tuple[str, Prompt]],
+        sampling: Sampling,
+        patience_s: float,
+    ) -> list[tuple[str, Prompt, FinishedSample]]:
+        """The answers, each with who gave it: one per (engine, prompt). Missing are those of
+        engines that were lost meanwhile, and those that have not come in time: engines are told to
+        let them be.
         """
-        futures = [
+        keys = [
             self._hand_out(lane, engine, prompt, sampling)
             for engine, prompt in questions
             if engine in self._fleet.links
         ]
         try:
-            answers = await asyncio.gather(*(asked.answer for asked in futures))
+            if keys:
+                await asyncio.wait([self._asked[key].answer for key in keys], timeout=patience_s)
         finally:
-            self._asked = {
-                key: asked for key, asked in self._asked.items() if not asked.answer.done()
-            }
-        return [
-            (asked.prompt, answer)
-            for asked, answer in zip(futures, answers, strict=True)
-            if answer is not None
-        ]
+            over = [self._give_up(key) for key in keys]
+        answers = []
+        for asked in over:
+            answer = asked.answer.result() if asked.answer.done() else None
+            if answer is not None:
+                answers.append((asked.engine, asked.prompt, answer))
+        return answers
+
+    def is_wanted(self, lane: Lane, number: int) -> bool:
+        """Whether somebody waits for this answer."""
+        return (lane, number) in self._asked
 
     def finished(self, sample: FinishedSample) -> None:
         self._resolve((sample.lane, sample.draw), sample)
@@ -65,16 +75,26 @@ class SideWork:
             if asked.engine == link.name:
                 self._resolve(key, None)
 
-    def _hand_out(self, lane: Lane, engine: str, prompt: Prompt, sampling: Sampling) -> _Asked:
+    def _hand_out(
+        self, lane: Lane, engine: str, prompt: Prompt, sampling: Sampling
+    ) -> tuple[Lane, int]:
         self._numbers += 1
-        asked = _Asked(prompt, engine, asyncio.get_running_loop().create_future())
-        self._asked[lane, self._numbers] = asked
+        key = lane, self._numbers
+        self._asked[key] = _Asked(prompt, engine, asyncio.get_running_loop().create_future())
         link = self._fleet.links[engine]
-        link.works.append(Work(lane, self._numbers, (0,), prompt, sampling))
-        link.news.set()
-        return asked
+        link.works.append(Work(*key, (0,), prompt, sampling))
+        link.news.fire()
+        return key
 
     def _resolve(self, key: tuple[Lane, int], answer: FinishedSample | None) -> None:
-        asked = self._asked.pop(key, None)
+        asked = self._asked.get(key)
         if asked is not None and not asked.answer.done():
             asked.answer.set_result(answer)
+
+    def _give_up(self, key: tuple[Lane, int]) -> _Asked:
+        """The question is over, answered or not."""
+        asked = self._asked.pop(key)
+        link = self._fleet.links.get(asked.engine)
+        if link is not None and not asked.answer.done():
+            link.unwanted(*key)
+        return asked

@@ -145,7 +145,8 @@ def _forward_passes(loaded: LoadedPipeline, stage: OnlineRlStage, config: Strict
     """Passes over a batch besides training it. A critic is trained too: as much as three."""
     module = load_plugin("algorithm", stage.algorithm.name, loaded.base_dir)
     needs = needs_of(module, config)
-    recomputes = stage.off_policy.proximal == "recompute"
+    # With one optimiser step the pass that trains gives the proximal log-probs as well.
+    recomputes = stage.off_policy.proximal == "recompute" and stage.batch.optimiser_steps > 1
     return int(needs.reference) + int(recomputes) + 3 * int(needs.critic)
 
 

@@ -57,7 +57,7 @@ class Courier:
         obey: Callable[[Directive], None],
         *,
         name: str,
-        gather_s: float = 0.004,
+        gather_s: float = 0.015,
         call_deadline_s: float = 60.0,
         deadline_s: float = 120.0,
     ) -> None:
@@ -70,7 +70,9 @@ class Courier:
         self._deadline_s = deadline_s
         self._outbox: list[News] = []
         self._calls: dict[asyncio.Task[Directive], Letter] = {}  # oldest first
-        self._has_news = asyncio.Event()
+        self._has_news = False
+        self._woken = asyncio.Event()  # there is an answer or news
+        self._sent_at = float("-inf")  # of the loop's time
         self._received = 0
         self._everything = True  # the next letter names all samples held
         self._over = False
@@ -80,33 +82,47 @@ class Courier:
     def tell(self, *news: News) -> None:
         """Put news into the outbox. Without any: just ask what there is to do."""
         self._outbox += news
-        self._has_news.set()
+        self._has_news = True
+        self._woken.set()
 
     async def run(self) -> None:
         """Talk until the stage is over. Raises DeadlineExceeded if the coordinator stays away."""
         try:
             while True:
-                if self._has_news.is_set():
-                    await asyncio.sleep(self._gather_s)  # what ends together is told together
+                if self._has_news:
+                    await self._gather()
                     await self._make_room()
                 await self._take_answers()  # first, so that the report confirms them
                 if self._over:
                     return
-                if self._has_news.is_set() or not self._calls:
+                if self._has_news or not self._calls:
                     await self._send()
-                await self._wait()
+                await self._woken.wait()
+                self._woken.clear()
         finally:
             for call in self._calls:
                 call.cancel()
 
+    async def _gather(self) -> None:
+        """Leave some time between two reports: what ends meanwhile is told together."""
+        wait_s = self._sent_at + self._gather_s - asyncio.get_running_loop().time()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
     async def _send(self) -> None:
-        self._has_news.clear()
+        self._has_news = False
         letter = Letter(tuple(self._outbox), self._received, self._everything)
         self._outbox.clear()
         self._everything = False
         report = await self._write(letter)
-        call = asyncio.wait_for(self._coordinator.exchange(report), self._call_deadline_s)
-        self._calls[asyncio.ensure_future(call)] = letter
+        self._sent_at = asyncio.get_running_loop().time()
+        call = asyncio.ensure_future(self._exchange(report))
+        call.add_done_callback(lambda _: self._woken.set())
+        self._calls[call] = letter
+
+    async def _exchange(self, report: EngineReport) -> Directive:
+        async with asyncio.timeout(self._call_deadline_s):
+            return await self._coordinator.exchange(report)
 
     async def _make_room(self) -> None:
         """Let the oldest call end, or end it."""
@@ -117,14 +133,6 @@ class Courier:
             oldest = next(iter(self._calls))
             self._take_back(self._calls.pop(oldest))
             oldest.cancel()
-
-    async def _wait(self) -> None:
-        """Until there is an answer or news."""
-        news = asyncio.ensure_future(self._has_news.wait())
-        try:
-            await asyncio.wait({news, *self._calls}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            news.cancel()
 
     async def _take_answers(self) -> None:
         failure: BaseException | None = None
@@ -149,6 +157,7 @@ class Courier:
 
     def _take_back(self, letter: Letter) -> None:
         self._outbox[:0] = letter.news
+        self._has_news = True
         self._everything = self._everything or letter.everything
 
     async def _be_patient(self, error: BaseException) -> None:

@@ -174,11 +174,16 @@ class EngineThread:
             self.fail(failure)
             return
         self.busy_s += time.perf_counter() - begin
+        collectors = set()
         for output in outputs:
             if output.finished:
                 receiver = self._waiting.pop(output.request_id, None)
                 if receiver is not None:
                     receiver.take(output.request_id, output)
+                if isinstance(receiver, Collector):
+                    collectors.add(receiver)
+        for collector in collectors:  # once for the whole step: each wake interrupts the next one
+            collector.wake()
 
     def _add(self, batch: Batch, at_start: Callable[[], Any]) -> None:
         batch.at_start = at_start()
@@ -203,6 +208,7 @@ class EngineThread:
                 self.engine.add_request(request.id, request.prompt, request.params)
             except Exception as error:  # only this one
                 collector.take(request.id, None, error)
+                collector.wake()
             else:
                 self._waiting[request.id] = collector
 

@@ -139,9 +139,9 @@ class JournalWriter:
                 place=self.path,
                 help="make room on that disk and run again; finished rollouts are kept",
             ) from error
-        refs = []
+        refs, path = [], self.path
         for part in parts:
-            refs.append(RolloutRef(self.path, self._offset))
+            refs.append(RolloutRef(path, self._offset))
             self._offset += len(part)
         return refs
 

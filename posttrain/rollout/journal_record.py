@@ -54,13 +54,9 @@ def encode(record: Record) -> bytes:
         tokens.start_version,
         count,
         len(text),
-    ) + struct.pack(
-        f"<{count}i{count}f{count}i{count}B",
-        *tokens.token_ids,
-        *tokens.logprobs,
-        *tokens.versions,
-        *record.mask,
     )
+    payload += struct.pack(f"<{count}i{count}f", *tokens.token_ids, *tokens.logprobs)
+    payload += struct.pack(f"<{count}i", *tokens.versions) + bytes(record.mask)
     covered = HEADER.pack(MAGIC, 0, len(payload) + len(text), record.kind)[CRC_START:]
     crc = zlib.crc32(text, zlib.crc32(payload, zlib.crc32(covered)))
     return MAGIC + struct.pack("<I", crc) + covered + payload + text

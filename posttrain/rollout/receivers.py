@@ -79,7 +79,7 @@ class Collector:
         self._arrived: deque[Outcome] = deque()
         self._at_start: dict[str, Any] = {}
         self._news = asyncio.Event()
-        self._is_woken = False  # spares all but the first wake of a step: each one is a system call
+        self._is_woken = False  # spares wakes that change nothing: each one is a system call
         self._error: EngineFailed | None = None
 
     async def outcomes(self) -> list[Outcome]:
@@ -97,17 +97,17 @@ class Collector:
         self._at_start[request_id] = at_start
 
     def take(self, request_id: str, output: Any, refusal: Exception | None = None) -> None:
+        """Keep an outcome; `wake` tells the coroutine of all that were kept."""
         self._arrived.append(Outcome(request_id, self._at_start.pop(request_id), output, refusal))
-        self._wake()
 
     def forget(self, request_id: str) -> None:
         del self._at_start[request_id]
 
     def fail(self, error: EngineFailed) -> None:
         self._error = error
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         if not self._is_woken and not self._loop.is_closed():
             self._is_woken = True
             self._loop.call_soon_threadsafe(self._open_eyes)

@@ -10,11 +10,14 @@ from posttrain.rollout.journal import JournalContents, scan
 from posttrain.rollout.samples import Partial, SampleKey
 from posttrain.types import RolloutRef
 
+MOST_FILES = 32  # whose contents are remembered
 SMALL_FILE = 4 << 20  # bytes; a larger one is scanned beside the event loop
 
 
 class Estate:
-    """Journals that were looked into, each read once; again where it has grown meanwhile."""
+    """Journals that were looked into, each read once; again where it has grown meanwhile, or where
+    it was looked into long ago.
+    """
 
     def __init__(self) -> None:
         self._contents: dict[str, tuple[int, JournalContents]] = {}  # with the size read
@@ -31,14 +34,16 @@ class Estate:
     async def _of(self, path: str) -> JournalContents:
         try:
             size = os.path.getsize(path)
-            known = self._contents.get(path)
-            if known is not None and known[0] == size:
-                return known[1]
-            contents = scan(path) if size <= SMALL_FILE else await asyncio.to_thread(scan, path)
+            known = self._contents.pop(path, None)
+            if known is None or known[0] != size:
+                small = size <= SMALL_FILE
+                known = size, scan(path) if small else await asyncio.to_thread(scan, path)
         except FileNotFoundError:
             return JournalContents()
-        self._contents[path] = (size, contents)
-        return contents
+        self._contents[path] = known  # the newest last
+        if len(self._contents) > MOST_FILES:
+            del self._contents[next(iter(self._contents))]
+        return known[1]
 
 
 def found_finished(

@@ -13,6 +13,7 @@ version that produced it.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,16 +28,20 @@ from posttrain.rollout.environment import apply_engine_environment
 from posttrain.rollout.receivers import Request
 from posttrain.rollout.samples import Answer, Growth, SampleKey, SampleTask
 from posttrain.rollout.vllm_requests import (
+    answer_tokens,
     as_rollout,
     num_generated,
     prompt_input,
     prompt_logprobs,
     sampling_parameters,
     scoring_parameters,
+    text_decoder,
 )
 from posttrain.rollout.vllm_samples import VllmSamples
 from posttrain.rollout.vllm_update import WeightUpdates
 from posttrain.types import Prompt, Rollout, Sampling, SyncReport, WeightVersion
+
+COUNT_EVERY_S = 0.1  # the tokens of running answers, for the statistics
 
 
 class VllmEngine:
@@ -56,6 +61,7 @@ class VllmEngine:
         self._request_numbers = itertools.count()
         self._tokens = 0
         self._reported: dict[str, float] = {}
+        self._counted_at = float("-inf")
 
     async def start(self) -> None:
         """Start vLLM with the weights of `spec.model_path` as version 0. Raises EngineFailed."""
@@ -64,7 +70,7 @@ class VllmEngine:
             self._weights.read_model()
             await self._thread.start(self._build)
             self._samples = VllmSamples(
-                self._thread, lambda: self._weights.version, self._request_numbers, self._tokenizer
+                self._thread, lambda: self._weights.version, self._request_numbers, self._decode
             )
         except Exception as error:  # whatever vLLM raises: this is where it gets our name
             await self._thread.stop(lambda engine: None)
@@ -169,17 +175,15 @@ class VllmEngine:
 
     async def stats(self) -> Mapping[str, float]:
         """`busy_s`, `tokens` and `cache_hit_share` since the last call (tokens of finished and
-        running answers); `running` and `waiting` sequences now.
+        running answers, some of them told a little later); `running` and `waiting` sequences now.
         """
         engine = self._thread.engine
-        running = waiting = unfinished = 0
+        running = waiting = 0
         if engine is not None:
             running, waiting = engine.engine_core.engine_core.scheduler.get_request_counts()
-            states = list(engine.output_processor.request_states.values())  # atomic
-            unfinished = sum(num_generated(state) for state in states)
         now = {
             "busy_s": self._thread.busy_s,
-            "tokens": float(self._tokens + unfinished),
+            "tokens": self._count_tokens(engine, running + waiting),
             "prompt_tokens": float(self._samples.prompt_tokens),
             "cached_tokens": float(self._samples.cached_tokens),
         }
@@ -193,6 +197,17 @@ class VllmEngine:
             "cache_hit_share": change["cached_tokens"] / max(1.0, change["prompt_tokens"]),
         }
 
+    def _count_tokens(self, engine: Any, num_unfinished: int) -> float:
+        """Tokens of finished and running answers since the start. Each running one is looked at, so
+        that the number is made anew only now and then, and where nothing runs.
+        """
+        now = time.monotonic()
+        if num_unfinished > 0 and now - self._counted_at < COUNT_EVERY_S:
+            return self._reported.get("tokens", 0.0)
+        self._counted_at = now
+        states = list(engine.output_processor.request_states.values()) if engine else []  # atomic
+        return float(self._tokens + sum(num_generated(state) for state in states))
+
     async def shutdown(self) -> None:
         """End the engine and its thread; answers under way raise EngineFailed. Twice is fine."""
         await self._thread.stop(lambda engine: engine.engine_core.shutdown())
@@ -201,7 +216,7 @@ class VllmEngine:
         from posttrain.rollout.vllm_build import build_engine
 
         engine = build_engine(self.spec)
-        self._tokenizer = engine.get_tokenizer()
+        self._decode = text_decoder(engine.get_tokenizer())
         self._weights.begin(engine)
         return engine
 
@@ -235,6 +250,7 @@ class VllmEngine:
             )
 
     def _rollout(self, group_id: str, sample: int, prompt: Prompt, output: Any) -> Rollout:
-        rollout = as_rollout(group_id, sample, prompt, output, self._tokenizer)
+        (text,) = self._decode([answer_tokens(output)])
+        rollout = as_rollout(group_id, sample, prompt, output, text)
         self._tokens += len(rollout.token_ids)
         return rollout

@@ -15,6 +15,7 @@ from posttrain.rollout.engine_thread import EngineThread, first_line
 from posttrain.rollout.receivers import Collector, Outcome, Request
 from posttrain.rollout.samples import Answer, Growth, SampleKey, SampleTask
 from posttrain.rollout.vllm_requests import (
+    answer_tokens,
     as_rollout,
     grown,
     num_generated,
@@ -27,12 +28,16 @@ class VllmSamples:
     """The single samples of one engine. Belongs to the event loop that makes it."""
 
     def __init__(
-        self, thread: EngineThread, version: Callable[[], int], ids: Iterator[int], tokenizer: Any
+        self,
+        thread: EngineThread,
+        version: Callable[[], int],
+        ids: Iterator[int],
+        decode: Callable[[list[list[int]]], list[str]],
     ) -> None:
         self._thread = thread
         self._version = version
         self._ids = ids
-        self._tokenizer = tokenizer
+        self._decode = decode  # token ids of several answers -> their texts
         self._collector = Collector()
         self._tasks: dict[str, tuple[SampleTask, int]] = {}  # by request: with its start version
         self._requests: dict[SampleKey, str] = {}
@@ -50,6 +55,7 @@ class VllmSamples:
                 self._tasks[request_id] = (task, self._version())
                 self._collector.begin(request_id, None)
                 self._collector.take(request_id, None, error)
+                self._collector.wake()
                 continue
             self._requests[task.key] = request_id
             requests.append((Request(request_id, task_input(task), task_parameters(task)), task))
@@ -63,8 +69,17 @@ class VllmSamples:
 
     async def finished(self) -> list[Answer]:
         """What has ended; may be nothing, where all of it was aborted meanwhile."""
-        outcomes = await self._collector.outcomes()
-        return [self._answer(each) for each in outcomes if each.request_id in self._tasks]
+        arrived = await self._collector.outcomes()
+        outcomes = [each for each in arrived if each.request_id in self._tasks]
+        ended = [(each, *self._forget(each)) for each in outcomes]
+        whole = [(task, each.output) for each, task, _ in ended if each.refusal is None]
+        texts = iter(self._decode([answer_tokens(output, task.prefix) for task, output in whole]))
+        return [
+            self._answer(each.output, task, start, next(texts))
+            if each.refusal is None
+            else Answer(task, start, None, first_line(each.refusal))
+            for each, task, start in ended
+        ]
 
     async def growth(self, known: Mapping[SampleKey, int], at_least: int) -> list[Growth]:
         def read(engine: Any) -> list[Growth]:
@@ -91,22 +106,17 @@ class VllmSamples:
         for request_id in ids:
             self._tasks.pop(request_id, None)
 
-    def _answer(self, outcome: Outcome) -> Answer:
+    def _forget(self, outcome: Outcome) -> tuple[SampleTask, int]:
         task, start = self._tasks.pop(outcome.request_id)
         if self._requests.get(task.key) == outcome.request_id:
             del self._requests[task.key]
-        if outcome.refusal is not None:
-            return Answer(task, start, None, first_line(outcome.refusal))
-        self.prompt_tokens += len(outcome.output.prompt_token_ids)
-        self.cached_tokens += outcome.output.num_cached_tokens or 0
+        return task, start
+
+    def _answer(self, output: Any, task: SampleTask, start: int, text: str) -> Answer:
+        self.prompt_tokens += len(output.prompt_token_ids)
+        self.cached_tokens += output.num_cached_tokens or 0
         if task.prefix is not None:
             start = task.prefix.start_version
-        rollout = as_rollout(
-            str(task.key[1]),
-            task.key[2],
-            task.prompt,
-            outcome.output,
-            self._tokenizer,
-            task.prefix,
-        )
+        _, draw, sample = task.key
+        rollout = as_rollout(str(draw), sample, task.prompt, output, text, task.prefix)
         return Answer(task, start, rollout)

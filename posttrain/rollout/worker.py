@@ -43,7 +43,7 @@ class WorkerSettings:
 
     journal_every_tokens: int = 256  # of one sample: what a killed engine may lose of it
     journal_check_s: float = 0.5  # how often the samples' lengths are looked at
-    gather_s: float = 0.004  # what finishes within this time is told together
+    gather_s: float = 0.015  # between two reports at least: what ends meanwhile is told together
     coordinator_deadline_s: float = 120.0  # for how long the coordinator may be away
 
 
@@ -77,7 +77,7 @@ class RolloutWorker:
         )
         self._estate = Estate()
         self._held: dict[SampleKey, SampleTask] = {}  # taken on and neither finished nor aborted
-        self._told: dict[SampleKey, FinishedSample] = {}
+        self._told: dict[SampleKey, FinishedSample | FailedSample] = {}
         self._written: dict[SampleKey, int] = {}  # tokens that stand in the present segment
         self._journal_lock = asyncio.Lock()
         self._journal_number = 0
@@ -134,12 +134,13 @@ class RolloutWorker:
         if directive.end:
             self._end(None)
             return
-        if directive.weights not in (None, self._wanted, self._acknowledged):
+        if directive.weights is not None and self._is_news(directive.weights):
             self._wanted = directive.weights
             if not self._swaps:
                 self._swaps = True
                 self._begin(self._swap())
-        self._abort(directive.abort)
+        if directive.abort:
+            self._abort(directive.abort)
         if directive.journal > self._journal_number:
             self._journal_number = directive.journal
             self._begin(self._write_everything())
@@ -164,7 +165,7 @@ class RolloutWorker:
 
     def _abort(self, draws: tuple[tuple[str, int], ...]) -> None:
         unwanted = set(draws)
-        keys = [key for key in self._held if unwanted and key[:2] in unwanted]
+        keys = [key for key in self._held if key[:2] in unwanted]
         for key in keys:
             del self._held[key]
             self._written.pop(key, None)
@@ -205,6 +206,7 @@ class RolloutWorker:
             answers = await self._engine.finished()
             self._take_in([answer for answer in answers if answer.task.key in self._held])
             self._note_load()
+            await asyncio.sleep(self._settings.gather_s)
 
     def _take_in(self, answers: list[Answer]) -> None:
         """Write down what has ended, and tell it."""
@@ -217,8 +219,7 @@ class RolloutWorker:
         for answer in answers:
             key, rollout = answer.task.key, answer.rollout
             if rollout is None:
-                del self._held[key]
-                self._courier.tell(FailedSample(*key, answer.reason))
+                self._tell(key, FailedSample(*key, answer.reason))
                 continue
             self._tell_finished(
                 FinishedSample(
@@ -231,14 +232,16 @@ class RolloutWorker:
             )
 
     def _tell_finished(self, finished: FinishedSample) -> None:
-        key = (finished.lane, finished.draw, finished.sample)
+        self._tell((finished.lane, finished.draw, finished.sample), finished)
+
+    def _tell(self, key: SampleKey, news: FinishedSample | FailedSample) -> None:
+        """How a sample ended; the same again where its work is sent twice."""
         del self._held[key]
         self._written.pop(key, None)
-        if finished.lane == "train":  # the other lanes ask again because they want another answer
-            self._told[key] = finished
-            if len(self._told) > REMEMBERED:
-                del self._told[next(iter(self._told))]
-        self._courier.tell(finished)
+        self._told[key] = news
+        if len(self._told) > REMEMBERED:
+            del self._told[next(iter(self._told))]
+        self._courier.tell(news)
 
     def _note_load(self) -> None:
         if self._spans:
@@ -246,11 +249,23 @@ class RolloutWorker:
 
     # -- weights --------------------------------------------------------------------------------
 
+    def _is_news(self, weights: WeightVersion) -> bool:
+        """Whether to take these. Not what is older than what was asked for since: an answer may
+        come late. Nor what is older than what the engine has: the trainer was restarted and will
+        be there again, and what runs here began under those.
+        """
+        have, wanted = self._acknowledged, self._wanted
+        if wanted is not None and _order(weights) <= _order(wanted):
+            return False
+        return have is None or (weights != have and weights.version >= have.version)
+
     async def _swap(self) -> None:
         """Take the newest weights that were asked for, until they are those in use."""
         try:
             while self._wanted is not None and self._wanted != self._acknowledged:
-                wanted = self._wanted
+                wanted, have = self._wanted, self._acknowledged
+                if have is not None and wanted.version < have.version:
+                    return  # asked for while newer ones of an earlier trainer were on their way
                 await self._write_growth(at_least=1)
                 try:
                     report = await self._engine.update_weights(wanted)
@@ -317,3 +332,8 @@ class RolloutWorker:
             self._over.set_result(None)
         else:
             self._over.set_exception(error)
+
+
+def _order(weights: WeightVersion) -> tuple[int, int]:
+    """Rises with every publication: a restarted trainer begins with an older version again."""
+    return weights.attempt, weights.version

@@ -26,6 +26,7 @@ from posttrain.track.live_region import (
     sample_lines,
     title,
 )
+from posttrain.track.mishaps import mishap_words
 from posttrain.track.plain import plain_lines
 from posttrain.track.run_view import RunReader
 from posttrain.track.summary import MARKS, finished_line, stage_facts
@@ -217,6 +218,7 @@ class LiveScreen:
         self._thread = threading.Thread(target=self._work, name="live-screen", daemon=True)
         self._live: Live | None = None
         self._told: set[str] = set()
+        self._seen_events: dict[str, int] = {}  # by stage; those of an earlier attempt are no news
         self._previous: RunView | None = None
         self._last_line = 0.0
 
@@ -257,9 +259,20 @@ class LiveScreen:
             if stage.name not in self._told and _may_be_told(stage, view, self._stop.is_set()):
                 self._told.add(stage.name)
                 self._console.print(_stage_line(stage, view))
+        self._tell_mishaps(view)
         size = self._console.size
         picture = render_live(view, size.width, size.height - 1, finished=False)
         self._live.update(picture, refresh=True)
+
+    def _tell_mishaps(self, view: RunView) -> None:
+        """What died, and what takes its place: one line each, above the region."""
+        for stage in view.stages:
+            seen = self._seen_events.setdefault(stage.name, len(stage.events))
+            self._seen_events[stage.name] = len(stage.events)
+            for event in stage.events[seen:]:
+                words = mishap_words(event)
+                if words is not None:
+                    self._console.print(Text(f" ! {stage.name}   {words}"))
 
     def _show_plain(self, view: RunView) -> None:
         now = time.monotonic()

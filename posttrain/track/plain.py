@@ -10,7 +10,8 @@ from posttrain.track.views import RunView, StageView
 
 STEP_LINES = 10  # step lines per stage, beside the heartbeat
 
-QUIET = {"sync", "note_over", "saved"}  # events of every step, or of no interest in a log
+# Events of every step, or that say what another line says too.
+QUIET = {"sync", "note_over", "saved", "restored", "engine-joined"}
 
 SHOWN = {  # metric -> name in a line, in this order
     "train/loss": "loss",

@@ -77,7 +77,7 @@ class StageTracker:
         self._samples = JsonlWriter(self.directory / "samples.jsonl", self._file_trouble)
         self._trace: TraceWriter | None = None  # only stages that tell spans have one
         self._overlap = OverlapWatch()
-        self._began = time.time() - _earlier_seconds(self.directory, attempt)
+        self._began = time.time() - _earlier_seconds(self.directory)
         self._pending: dict[str, float] = {}
         self._explainer: Explainer | None = None
         if wandb is not None:
@@ -190,10 +190,9 @@ class StageTracker:
     def _explainer_with_history(self, before: float) -> Explainer:
         """After a restart the beginning is in the file; what was said then is not repeated."""
         explainer = Explainer(self._facts or _facts(self.directory))
-        if self.attempt:
-            for row in merge_rows(read_jsonl(self.directory / "metrics.jsonl")):
-                if row["axis/step"] < before:
-                    explainer.observe(row)
+        for row in merge_rows(read_jsonl(self.directory / "metrics.jsonl")):
+            if row["axis/step"] < before:
+                explainer.observe(row)
         return explainer
 
     def _wandb_says(self, text: str) -> None:
@@ -216,10 +215,8 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _earlier_seconds(directory: Path, attempt: int) -> float:
+def _earlier_seconds(directory: Path) -> float:
     """How long earlier attempts took, so that `axis/time_s` goes on where they ended."""
-    if not attempt:
-        return 0.0
     try:
         told = json.loads((directory / "manifest.json").read_text("utf-8")).get("seconds")
     except (OSError, ValueError, AttributeError):

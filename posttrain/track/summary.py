@@ -30,6 +30,7 @@ from posttrain.track.gains import (
     measured_models,
     parent_model,
 )
+from posttrain.track.mishaps import num_restarts
 from posttrain.track.views import Measurement, RunView, StageView
 from posttrain.types import Interval
 
@@ -133,18 +134,15 @@ def _headline(view: RunView) -> str:
     counts = f"{len(view.stages)} stages" + (f", {kept} kept" if kept else "")
     return (
         f"{view.name} {words.get(view.state, f'{view.state} after')} {took}   {counts},"
-        f" {_count(view, 'restarts')} restarts, {_count(view, 'rollouts_lost')} rollouts lost,"
+        f" {sum(map(num_restarts, view.stages))} restarts,"
+        f" {_count(view, 'rollouts_lost')} rollouts lost,"
         f" {_count(view, 'trained_twice')} trained twice"
     )
 
 
 def _count(view: RunView, name: str) -> int:
-    """A total over the run: from `ops/` metrics, or from events where those say more."""
-    counted = sum(sum(stage.values(f"ops/{name}")) for stage in view.stages)
-    if name != "restarts":
-        return round(counted)
-    said = sum(event.get("name") == "restart" for s in view.stages for event in s.events)
-    return max(round(counted), said)
+    """A total over the run, from `ops/` metrics."""
+    return round(sum(sum(stage.values(f"ops/{name}")) for stage in view.stages))
 
 
 def _table(view: RunView, rows: list[ModelRow]) -> list[str]:

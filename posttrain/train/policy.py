@@ -119,7 +119,8 @@ class Policy:
         self.tokens_seen = state["tokens_seen"]
         for device, states in state["random"].items():
             if self._ranks.rank < len(states):
-                _set_random_state(device, states[self._ranks.rank])
+                # Cloned: torch reads the state of a view from the start of its storage.
+                _set_random_state(device, states[self._ranks.rank].clone())
 
     def _random_states(self) -> dict[str, Tensor]:
         """Device -> [ranks, bytes]; a GPU's only where one is used."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,9 +64,9 @@ def flatten(batch: TrainBatch) -> FlatBatch:
         rollouts=rollouts,
         sequences=sequences_of(rollouts),
         rewards_GK=torch.tensor(rewards, dtype=torch.float32),
-        mask_T=_concatenate([r.mask for r in rollouts], torch.float32),
-        behaviour_logprobs_T=_concatenate([r.logprobs for r in rollouts], torch.float32),
-        versions_T=_concatenate([r.versions for r in rollouts], torch.int64),
+        mask_T=_concatenate([r.mask for r in rollouts], np.float32),
+        behaviour_logprobs_T=_concatenate([r.logprobs for r in rollouts], np.float32),
+        versions_T=_concatenate([r.versions for r in rollouts], np.int64),
         cut_B=torch.tensor([rollout.finish == "length" for rollout in rollouts]),
     )
 
@@ -73,15 +75,17 @@ def sequences_of(rollouts: Sequence[Rollout]) -> Sequences:
     """What the model reads of some rollouts."""
     return Sequences(
         token_ids_S=_concatenate(
-            [part for r in rollouts for part in (r.prompt_ids, r.token_ids)], torch.int64
+            [part for r in rollouts for part in (r.prompt_ids, r.token_ids)], np.int64
         ),
         prompt_lengths_B=torch.tensor([len(r.prompt_ids) for r in rollouts]),
         lengths_B=torch.tensor([len(r.token_ids) for r in rollouts]),
     )
 
 
-def _concatenate(parts: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
-    return torch.tensor([value for part in parts for value in part], dtype=dtype)
+def _concatenate(parts: Sequence[Sequence[float]], kind: type[np.generic]) -> Tensor:
+    """All entries one after another. (torch.tensor of a list takes four times as long.)"""
+    total = sum(len(part) for part in parts)
+    return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(parts), kind, total))
 
 
 def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:

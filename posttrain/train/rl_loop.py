@@ -125,7 +125,7 @@ def _show(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> None:
     """What people read of a batch."""
     write_rollouts(settings.directory / "rollouts", batch)
     if batch.step % max(1, settings.num_steps // SAMPLE_TABLES) == 0:
-        parts.tracker.samples(batch.step, rows(batch)[:SAMPLE_ROWS])
+        parts.tracker.samples(batch.step, rows(batch, SAMPLE_ROWS))
 
 
 def _publish(parts: RlParts, step: int) -> None:

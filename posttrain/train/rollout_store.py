@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.types import Rollout, Score, ScoredGroup, TrainBatch
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def rows(batch: TrainBatch) -> list[dict[str, Any]]:
-    """One row per rollout; `age` is the trainer's version minus that of the oldest token."""
+LIST_COLUMNS = {
+    "prompt_ids": "int64",
+    "token_ids": "int64",
+    "logprobs": "float64",
+    "versions": "int64",
+}
+"""Columns with an entry per token: attributes of a Rollout, and the type of their entries."""
+
+
+def rows(batch: TrainBatch, most: int | None = None) -> list[dict[str, Any]]:
+    """One row per rollout; `age` is the trainer's version minus that of the oldest token.
+
+    The first `most` rows, where it is given.
+    """
     return [
         _row(batch.step, scored, rollout, score)
-        for scored in batch.groups
-        for rollout, score in zip(scored.group.rollouts, scored.scores, strict=True)
+        | {name: list(getattr(rollout, name)) for name in LIST_COLUMNS}
+        for scored, rollout, score in itertools.islice(_rollouts(batch), most)
     ]
+
+
+def _rollouts(batch: TrainBatch) -> Iterator[tuple[ScoredGroup, Rollout, Score]]:
+    for scored in batch.groups:
+        for rollout, score in zip(scored.group.rollouts, scored.scores, strict=True):
+            yield scored, rollout, score
 
 
 def _row(step: int, scored: ScoredGroup, rollout: Rollout, score: Score) -> dict[str, Any]:
@@ -36,10 +58,6 @@ def _row(step: int, scored: ScoredGroup, rollout: Rollout, score: Score) -> dict
         "version_from": versions[0],
         "version_to": versions[-1],
         "age": step - min(versions),
-        "prompt_ids": list(rollout.prompt_ids),
-        "token_ids": list(rollout.token_ids),
-        "logprobs": list(rollout.logprobs),
-        "versions": list(rollout.versions),
     }
 
 
@@ -51,6 +69,25 @@ def write_rollouts(directory: Path, batch: TrainBatch) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{batch.step:06d}.parquet"
     temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows(batch)), temporary)
+    table = pa.Table.from_pylist([_row(batch.step, *each) for each in _rollouts(batch)])
+    rollouts = [rollout for _, rollout, _ in _rollouts(batch)]
+    for name, kind in LIST_COLUMNS.items():
+        table = table.append_column(name, _lists([getattr(r, name) for r in rollouts], kind))
+    # A dictionary of log-probs would hold nearly all of them, and take three times as long.
+    leaves = [
+        f"{name}.list.element" if name in LIST_COLUMNS else name for name in table.schema.names
+    ]
+    encoded = [leaf for leaf in leaves if not leaf.startswith("logprobs")]
+    pq.write_table(table, temporary, use_dictionary=encoded)
     temporary.replace(path)
     return path
+
+
+def _lists(parts: Sequence[Sequence[float]], kind: str) -> pa.ListArray:
+    """A list column without a Python object per entry: four times as fast."""
+    import numpy as np
+    import pyarrow as pa
+
+    ends = np.cumsum([0, *(len(part) for part in parts)])
+    values = np.fromiter(itertools.chain.from_iterable(parts), np.dtype(kind), int(ends[-1]))
+    return pa.ListArray.from_arrays(ends.astype(np.int32), pa.array(values))

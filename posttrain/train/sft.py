@@ -15,9 +15,8 @@ from posttrain.errors import InputError, Problem
 from posttrain.model.chat import RenderedRow
 from posttrain.model.load import load_model, load_tokenizer, save_model
 from posttrain.model.packed import packed_forward
-from posttrain.ports import Objective, Tracker
+from posttrain.ports import CheckpointFolders, Objective, Tracker
 from posttrain.train.packing import allocate
-from posttrain.train.sft_checkpoints import FolderCheckpoints
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,16 +52,16 @@ def run_sft(
     rows: Sequence[RenderedRow],
     tracker: Tracker,
     stop_asked: Callable[[], bool],
+    checkpoints: CheckpointFolders,
 ) -> Literal["done", "stopped"]:
     """Train and write the model folder; or, asked to stop, a checkpoint to go on from.
 
-    The loss is the mean over all trained tokens of an optimiser batch. A checkpoint in
-    `directory/checkpoints` is gone on from, bit for bit. `stop_asked` is polled after each step.
+    The loss is the mean over all trained tokens of an optimiser batch. The newest checkpoint is
+    gone on from, bit for bit. `stop_asked` is polled after each step.
     Raises InputError (rows that do not fit), StageFailed (a loss or gradient that is not finite).
     """
     training, heldout = hold_out(rows, settings.holdout_rows, settings.seed)
     _require_budget(rows, settings.tokens_per_micro_batch)
-    checkpoints = FolderCheckpoints(settings.directory / "checkpoints")
     model = load_model(settings.model_path, "fp32")  # fp32 weights: bf16 would swallow small steps
     configs = copy.deepcopy((model.config, model.generation_config))
     trainer = _make_trainer(model, settings, training, heldout, tracker, stop_asked, checkpoints)
@@ -124,7 +123,7 @@ def _make_trainer(
     heldout: Sequence[RenderedRow],
     tracker: Tracker,
     stop_asked: Callable[[], bool],
-    checkpoints: FolderCheckpoints,
+    checkpoints: CheckpointFolders,
 ) -> PackedSftTrainer:
     from transformers.trainer_callback import PrinterCallback
 

@@ -20,9 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTTrainer
 
 from posttrain.errors import StageFailed
-from posttrain.ports import Tracker
+from posttrain.ports import CheckpointFolders, Tracker
 from posttrain.train.packing import allocate
-from posttrain.train.sft_checkpoints import FolderCheckpoints
 
 NOT_FINITE_HELP = "lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint"
 
@@ -35,7 +34,7 @@ class PackedSftTrainer(SFTTrainer):
         *args: Any,
         tokens_per_micro_batch: int,
         tracker: Tracker,
-        checkpoints: FolderCheckpoints,
+        checkpoints: CheckpointFolders,
         **kwargs: Any,
     ) -> None:
         self._budget = tokens_per_micro_batch

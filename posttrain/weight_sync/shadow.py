@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from vllm.model_executor.model_loader.reload.layerwise import (
+    LAYERWISE_INFO,
     _get_original_loader,
     get_layerwise_info,
 )
@@ -50,6 +51,21 @@ def take_over(model: nn.Module, twin: nn.Module) -> list[Any]:
                 replaced.append(live.__dict__.get(name))
                 live.__dict__[name] = value
     return replaced
+
+
+def end_loading(twin: nn.Module) -> None:
+    """Make vLLM forget the twin, whose loading is over or failed.
+
+    Its notes on a layer are kept for as long as the layer lives; but they hold the layer's loaders,
+    which hold the layer, so that a twin and the weights handed over with it would live for ever.
+    Emptied, they form no circle either: the weights go when they are replaced, not whenever Python
+    looks for circles.
+    """
+    for module in twin.modules():
+        noted = LAYERWISE_INFO.pop(module, None)
+        if noted is not None:
+            noted.restore_metadata = ({}, {})
+            noted.reset()
 
 
 def _twin(

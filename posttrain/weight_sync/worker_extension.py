@@ -74,6 +74,7 @@ class WorkerExtension:
             self._posttrain_load(received)
         finally:
             engine.reset_weight_update_target()
+            shadow.end_loading(twin)
         stale, questions = held.compare(twin, received, self.posttrain_watched)
         self.posttrain_filled = (twin, questions)
         return stale

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 PIPELINE = """
-name: tiny
+name: NAME
 seed: 3
 cluster: laptop
 wandb: {mode: offline}
@@ -72,27 +73,40 @@ GOLD = [GoldExample({}, "12345", 1.0), GoldExample({}, "1234567", 1 / 3)]
 '''
 
 
+MARK = "POSTTRAIN_TEST_WORKPLACE"  # in the environment of what a workplace starts
+
+
 class Workplace:
-    """A folder with a pipeline, and the command line in it."""
+    """A folder with a pipeline, and the command line in it.
+
+    Others may run the same tests on this machine. What belongs to this workplace is known by the
+    session (setsid) of the drivers that it started, by a mark in the environment (verifiers have
+    sessions of their own, and Ray's processes overwrite their environment), and by the run's name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        (path / "tiny.yaml").write_text(PIPELINE)
+        self.name = f"tiny-{uuid.uuid4().hex[:8]}"  # of runs of tiny.yaml
+        self._drivers: set[int] = set()
+        (path / "tiny.yaml").write_text(PIPELINE.replace("NAME", self.name))
         (path / "short_reward.py").write_text(REWARD)
 
     @property
     def run_folder(self) -> Path:
-        return self.path / "runs" / "tiny"
+        return self.path / "runs" / self.name
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "posttrain.cli", *arguments],
             cwd=self.path,
+            env=os.environ | {MARK: self.name},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
+        self._drivers.add(process.pid)
+        return process
 
     def posttrain(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
         process = self.start(*arguments)
@@ -111,52 +125,41 @@ class Workplace:
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.2)
 
+    # -- what is there of this workplace --------------------------------------------------------
+
+    def processes(self, name: str = "") -> dict[int, str]:
+        """Command line by process id of what lives here, oldest first; `name` is a part of it."""
+        found = {}
+        mark = f"{MARK}={self.name}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                state, _, _, session = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:4]
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # ended meanwhile
+                continue
+            ours = int(session) in self._drivers or mark in environment
+            if state != "Z" and ours and name in words:
+                found[int(folder.name)] = words[:100]
+        return dict(sorted(found.items()))
+
+    def leftovers(self, patience_s: float = 10.0, besides: tuple[str, ...] = ()) -> list[str]:
+        """What is still there of it, `besides` some; waits a little for what is on its way out."""
+        end = time.monotonic() + patience_s
+        while True:
+            folders = [*Path("/dev/shm").glob(f"posttrain-*-{self.name}-*")]
+            for driver in self._drivers:
+                folders += Path("/tmp").glob(f"posttrain-{driver}-*")
+            left = [*self.processes().values(), *map(str, folders)]
+            left = [each for each in left if not each.startswith(besides)]
+            if not left or time.monotonic() > end:
+                return left
+            time.sleep(0.5)
+
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    return Workplace(tmp_path_factory.mktemp("workplace"))
-
-
-def our_processes() -> set[tuple[int, str]]:
-    """Processes of Ray, vLLM or ours, whoever started them."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
-        except (OSError, IndexError):
-            continue
-        is_ours = any(w in words for w in ("ray::", "raylet", "gcs_server", "posttrain.cli"))
-        if is_ours and state != "Z" and int(folder.name) != os.getpid():
-            found.add((int(folder.name), words[:100]))
-    return found
-
-
-def shared_memory() -> set[str]:
-    return {p.name for p in Path("/dev/shm").glob("posttrain-*-tiny-*")}
-
-
-def scratch_folders() -> set[str]:
-    return {p.name for p in Path("/tmp").glob("posttrain-*")}
-
-
-def leftovers_of(before: tuple, patience_s: float = 10.0) -> tuple:
-    """What is there now and was not before; waits a little for processes on their way out."""
-    end = time.monotonic() + patience_s
-    while True:
-        now = (
-            our_processes() - before[0],
-            shared_memory() - before[1],
-            scratch_folders() - before[2],
-        )
-        if now == (set(), set(), set()) or time.monotonic() > end:
-            return now
-        time.sleep(0.5)
-
-
-def present() -> tuple:
-    return (our_processes(), shared_memory(), scratch_folders())
-
-
-NOTHING = (set(), set(), set())
-__all__ = ["NOTHING", "Workplace", "leftovers_of", "present", "signal"]
+    place = Workplace(tmp_path_factory.mktemp("workplace"))
+    yield place
+    for process in place.processes():  # of a test that failed half-way
+        os.kill(process, signal.SIGKILL)

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from conftest import NOTHING, leftovers_of, present
 
 BROKEN_REWARD = '''
 """A reward that fails its own example."""
@@ -52,7 +51,6 @@ def test_all_that_needs_a_tokenizer_or_a_reward_is_said_at_once(workplace):
     (workplace.path / "questions.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in questions)
     )
-    before = present()
     done = workplace.posttrain("run", "broken.yaml")
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -66,7 +64,7 @@ def test_all_that_needs_a_tokenizer_or_a_reward_is_said_at_once(workplace):
     assert "questions.jsonl:2" in lines[1] and "60 tokens, 28 are left" in lines[1]
     assert "'1197' scored 0, not 1" in lines[2]
     assert not (workplace.path / "runs" / "broken").exists()  # nothing half-written
-    assert leftovers_of(before) == NOTHING
+    assert workplace.leftovers() == []
 
 
 TIGHT = """
@@ -95,7 +93,6 @@ def test_a_longest_sequence_that_fits_no_micro_batch_is_said_before_the_start(wo
     (workplace.path / "questions.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in questions)
     )
-    before = present()
     done = workplace.posttrain("run", "tight.yaml")
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
@@ -108,7 +105,7 @@ def test_a_longest_sequence_that_fits_no_micro_batch_is_said_before_the_start(wo
         "  help: tokens_per_micro_batch: 62 or more, or a lower sampling.max_new_tokens",
     ]
     assert not (workplace.path / "runs" / "tight").exists()
-    assert leftovers_of(before) == NOTHING
+    assert workplace.leftovers() == []
 
 
 def test_too_little_disk_is_said_before_the_start(workplace, monkeypatch, tmp_path):

@@ -9,15 +9,13 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import NOTHING, leftovers_of, present
 
 
 @pytest.fixture(scope="module")
 def first_run(workplace):
-    before = present()
     done = workplace.posttrain("run", "tiny.yaml")
     assert done.returncode == 0, done.stderr
-    return done, leftovers_of(before)
+    return done, workplace.leftovers()
 
 
 def metrics_of(folder):
@@ -26,7 +24,7 @@ def metrics_of(folder):
 
 def test_every_stage_is_done_and_status_says_so(workplace, first_run):
     status = json.loads(workplace.posttrain("status", "--json").stdout)
-    assert status["run"] == "tiny"
+    assert status["run"] == workplace.name
     assert [(s["name"], s["kind"], s["state"]) for s in status["stages"]] == [
         ("blank", "model", "done"),
         ("base", "sft", "done"),
@@ -41,7 +39,7 @@ def test_every_stage_is_done_and_status_says_so(workplace, first_run):
 
 
 def test_nothing_is_left_running(first_run):
-    assert first_run[1] == NOTHING
+    assert first_run[1] == []
 
 
 def test_rollouts_can_be_read(workplace, first_run):
@@ -120,12 +118,12 @@ def test_two_runs_at_once_in_one_folder_are_refused(workplace, first_run):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
     assert second.returncode == 2
-    assert "error[run-in-use]" in second.stderr and "--name tiny_b" in second.stderr
+    assert "error[run-in-use]" in second.stderr
+    assert f"--name {workplace.name}_b" in second.stderr
     assert "Traceback" not in second.stderr
 
 
 def test_ctrl_c_saves_and_resume_goes_on(workplace, first_run):
-    before = present()
     process = workplace.start("run", "tiny.yaml", "stages.rlvr.steps=60")
 
     def trained_some():
@@ -137,7 +135,7 @@ def test_ctrl_c_saves_and_resume_goes_on(workplace, first_run):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert leftovers_of(before) == NOTHING
+    assert workplace.leftovers() == []
     folder = workplace.stage_folder("rlvr")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["state"] == "stopped"
@@ -153,7 +151,7 @@ def test_ctrl_c_saves_and_resume_goes_on(workplace, first_run):
     ]
     assert len(rows) == 60 * 8 * 4
     assert set(Counter(row["draw"] for row in rows).values()) == {4}  # each draw trained once
-    assert leftovers_of(before) == NOTHING
+    assert workplace.leftovers() == []
     early = sum(row["score"] for row in rows if row["step"] < 10)
     late = sum(row["score"] for row in rows if row["step"] >= 50)
     assert late > 1.2 * early  # the reward is learnt

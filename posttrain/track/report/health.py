@@ -11,6 +11,7 @@ from typing import Any
 from posttrain.track.events import event_words
 from posttrain.track.explain_window import THRESHOLDS, StageFacts
 from posttrain.track.formatting import percent, significant
+from posttrain.track.mishaps import num_restarts
 from posttrain.track.rows import total_of
 from posttrain.track.views import RunView, StageView
 
@@ -47,11 +48,11 @@ def health(view: RunView) -> Health:
     ]
     concern = any(worry for row in rows for _, worry in row.cells)
     totals = {name: sum(_total(s, f"ops/{name}") for s in view.stages) for name in ("retries",)}
-    restarts = sum(_restarts(stage) for stage in view.stages)
+    restarts = sum(num_restarts(stage) for stage in view.stages)
     lost = sum(_total(stage, "ops/rollouts_lost") for stage in view.stages)
     twice = sum(_total(stage, "ops/trained_twice") for stage in view.stages)
     sentence = (
-        f"{restarts:.0f} restarts, {totals['retries']:.0f} retries, {lost:.0f} rollouts lost,"
+        f"{restarts} restarts, {totals['retries']:.0f} retries, {lost:.0f} rollouts lost,"
         f" {twice:.0f} trained twice"
     )
     return Health(
@@ -83,7 +84,7 @@ def _row(stage: StageView) -> HealthRow:
     }
     lost, twice = _total(stage, "ops/rollouts_lost"), _total(stage, "ops/trained_twice")
     limit = StageFacts.from_config(stage.config).logprob_gap_limit
-    restarts, retries = _restarts(stage), _total(stage, "ops/retries")
+    restarts, retries = num_restarts(stage), _total(stage, "ops/retries")
     named = ", ".join(f"{source} {count:.0f}".strip() for source, count in dropped.items() if count)
     filtered = total_of(stage.rows, "groups/filtered")
     refilled = total_of(stage.rows, "groups/refilled")
@@ -91,7 +92,7 @@ def _row(stage: StageView) -> HealthRow:
     return HealthRow(
         stage.name,
         [
-            (f"{restarts:.0f}, {retries:.0f}", restarts > 0),
+            (f"{restarts}, {retries:.0f}", restarts > 0),
             (named or "0", bool(named)),
             (f"{filtered:.0f}, {refilled:.0f}", False),
             (f"{_total(stage, 'ops/continued_tokens'):.0f}", False),
@@ -104,11 +105,6 @@ def _row(stage: StageView) -> HealthRow:
             (f"{lost:.0f} / {twice:.0f}", lost + twice > 0),
         ],
     )
-
-
-def _restarts(stage: StageView) -> float:
-    said = sum(event.get("name") == "restart" for event in stage.events)
-    return max(_total(stage, "ops/restarts"), float(said))
 
 
 def _total(stage: StageView, name: str) -> float:

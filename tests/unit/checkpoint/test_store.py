@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from posttrain.checkpoint.folders import CommittedFolders
 from posttrain.checkpoint.store import CheckpointStore
 from posttrain.errors import InputError
 
@@ -136,7 +137,7 @@ def test_a_failure_in_the_middle_leaves_the_old_one(tmp_path, monkeypatch, momen
     elif moment == "state":
         state["unwritable"] = {1, 2}
     else:
-        monkeypatch.setattr(CheckpointStore, "_commit", full)
+        monkeypatch.setattr(CommittedFolders, "_point_to", full)
     with pytest.raises((OSError, TypeError)):
         store.save(20, model_of(20.0), {}, state)
     monkeypatch.undo()

@@ -81,3 +81,18 @@ def test_an_interrupted_session_removes_it_too(trainer, no_ray, tmp_path):
     started = session.ClusterSession(Cluster(), None, tmp_path).__enter__()
     started.abandon()
     assert not trainer.folder.exists()
+
+
+def test_what_ray_says_goes_into_a_file_and_not_onto_the_screen(tmp_path, capsys):
+    from ray._private import worker
+
+    printer = worker.print_to_stdstream  # the name is Ray's own: an upgrade may change it
+    try:
+        session.keep_off_the_screen(tmp_path / "logs" / "ray_messages.log")
+        said = {"lines": ["A worker died.", "Memory is full."], "pid": "raylet", "is_err": False}
+        worker.print_to_stdstream(said, ignore_prefix=False)
+    finally:
+        worker.print_to_stdstream = printer
+    assert capsys.readouterr() == ("", "")
+    lines = (tmp_path / "logs" / "ray_messages.log").read_text().splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == ["A worker died.", "Memory is full."]

@@ -14,6 +14,7 @@ from posttrain.errors import (
     InputError,
     PosttrainError,
     Problem,
+    ProcessDied,
     StageFailed,
     WeightsDiffer,
 )
@@ -123,3 +124,34 @@ def test_the_file_is_plain_json(tmp_path: Path) -> None:
         "help": "h",
         "problems": [],
     }
+
+
+def test_a_killed_rank_is_ray_trains_to_restart(tmp_path: Path) -> None:
+    with pytest.raises(ProcessDied, match="rank 0 waited for the other ranks"):
+        fail_with(ProcessDied("rank 0 waited for the other ranks"), tmp_path)
+    raise_failure(tmp_path)
+
+
+def test_the_first_rank_to_fail_says_why(tmp_path: Path) -> None:
+    def both_ranks(config: Any) -> None:
+        """The other rank fails while this one waits for it."""
+        fail_in_passing(StageFailed("step 3: loss nan"))
+        raise ProcessDied("rank 0 waited for the other ranks")
+
+    def fail_in_passing(error: PosttrainError) -> None:
+        def body(config: Any) -> None:
+            raise error
+
+        guarded(body, {"directory": str(tmp_path)})
+
+    guarded(both_ranks, {"directory": str(tmp_path)})
+    assert raised(tmp_path).message == "step 3: loss nan"
+
+
+def test_what_is_left_of_ranks_that_lost_one_is_forgotten_when_they_start_again(
+    tmp_path: Path,
+) -> None:
+    fail_with(RuntimeError("Connection closed by peer"), tmp_path)
+    assert (tmp_path / FAILURE_FILE).exists()
+    guarded(lambda config: None, {"directory": str(tmp_path)})
+    raise_failure(tmp_path)

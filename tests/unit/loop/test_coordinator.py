@@ -100,7 +100,7 @@ def test_a_broken_verifier_drops_the_group_and_gives_its_place_back():
 def test_a_verifier_that_breaks_too_often_stops_the_stage():
     async def run():
         async with Stage(rewards=Rewards(broken=range(1000))) as stage:
-            stage.loop._health.min_answers = 8
+            stage.loop._groups.health.min_answers = 8
             with pytest.raises(RewardBroken, match="broke on 50 % of 8 answers"):
                 await stage.train()
 
@@ -208,8 +208,8 @@ def test_an_engine_that_answers_with_another_version_is_given_up_and_twice_stops
             lost = stage.loop.lost_engines()
             stage.hands.append(worse.start(stage.loop))
             with pytest.raises(WeightsDiffer, match=r"engine 1 answers with version \d+ "):
-                for _ in range(3):
-                    await stage.train()
+                for attempt in range(1, 4):
+                    await stage.train(attempt=attempt)
             return lost
 
     lost = asyncio.run(run())
@@ -334,7 +334,7 @@ def test_held_out_questions_are_answered_without_stopping_the_training():
     async def run():
         settings = replace(SETTINGS, heldout_every=3)
         stage = Stage(settings)
-        stage.loop._heldout = [Prompts().at(10_000 + i) for i in range(10)]
+        stage.loop._publications.heldout = [Prompts().at(10_000 + i) for i in range(10)]
         async with stage:
             batches = await stage.train()
             await asyncio.sleep(0.05)

@@ -1,10 +1,11 @@
 import json
+from io import FileIO
 
 import pytest
 
 from posttrain.errors import StageFailed
 from posttrain.loop.ledger import Ledger
-from posttrain.types import RolloutRef, Score, StoredGroup
+from posttrain.types import RolloutRef, Score, StoredGroup, WeightVersion
 
 
 def group(draw, start=0, folder="/runs/x/journal"):
@@ -120,3 +121,28 @@ def test_a_batch_line_has_left_the_process_when_the_batch_is_handed_out(tmp_path
     ledger.trained(0, (0, 1))
     last = json.loads(path.read_bytes().splitlines()[-1])  # read while the writer still runs
     assert last == {"event": "trained", "step": 0, "draws": [0, 1]}
+
+
+def test_what_was_published_is_known_after_a_restart(tmp_path):
+    weights = WeightVersion(1, 4, "c4", "/there/4", 128)
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.published(weights)
+    ledger.close()
+    assert Ledger(tmp_path / "ledger").state.weights == weights
+    snapshot = Ledger(tmp_path / "ledger").snapshot()
+    assert Ledger(tmp_path / "ledger", snapshot).state.weights == weights
+
+
+def test_a_scored_group_that_is_dropped_leaves_nothing_behind():
+    ledger = Ledger(None)
+    ledger.admitted(0, 0)
+    ledger.scored(StoredGroup(0, 0, (), (Score(1.0),)))
+    ledger.dropped(0, "too late")
+    assert (ledger.state.scored, ledger.state.unfinished) == ({}, {})
+
+
+def test_a_full_disk_is_told(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+    ledger._file = FileIO("/dev/full", "wb")
+    with pytest.raises(StageFailed, match="cannot write the ledger: No space left on device"):
+        ledger.admitted(0, 0)

@@ -8,8 +8,9 @@ from pathlib import Path
 from posttrain.errors import DeadlineExceeded, EngineFailed, StageFailed, WeightsDiffer, WeightsGone
 from posttrain.rollout.fake_engine import FakeEngine, per_token
 from posttrain.rollout.journal import JournalWriter, read_rollout, scan
+from posttrain.rollout.samples import Answer
 from posttrain.rollout.worker import RolloutWorker, WorkerSettings
-from posttrain.types import Directive, Prompt, Sampling, WeightVersion, Work
+from posttrain.types import Directive, FailedSample, Prompt, Sampling, WeightVersion, Work
 
 SAMPLING = Sampling(64, seed=4)
 
@@ -453,3 +454,77 @@ def test_a_damaged_journal_of_another_engine_is_named(tmp_path):
     path, error = asyncio.run(main())
     assert isinstance(error, StageFailed)
     assert (error.message, error.place) == ("the journal record at byte 0 is damaged", path)
+
+
+def test_an_answer_that_comes_late_does_not_bring_older_weights_back(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine()) as office:
+            desk = office.desk
+            desk.send(weights=weights(5))
+            await desk.until(lambda: desk.acknowledged == weights(5))
+            desk.send(weights=weights(4))
+            desk.send(work=(work(0),))
+            await desk.until(lambda: len(desk.finished) == 2)
+            return office.engine.version, desk.acknowledged
+
+    assert asyncio.run(main()) == (5, weights(5))
+
+
+def test_weights_that_a_restarted_trainer_begins_with_again_are_skipped_by_an_engine_ahead(
+    tmp_path,
+):
+    """It was still on its way to the newer ones when it was told; its work began under those."""
+
+    async def main():
+        async with Office(tmp_path, FakeEngine(update_s=0.05)) as office:
+            desk = office.desk
+            desk.send(weights=weights(6))
+            await asyncio.sleep(0.02)
+            desk.send(weights=WeightVersion(1, 5, "other", "/there/5"))
+            await desk.until(lambda: desk.acknowledged == weights(6))
+            await asyncio.sleep(0.1)
+            ahead = office.engine.version
+            desk.send(weights=WeightVersion(1, 6, "other", "/there/6"))
+            await desk.until(lambda: desk.acknowledged.attempt == 1)
+            return ahead, desk.acknowledged.version
+
+    assert asyncio.run(main()) == (6, 6)
+
+
+def test_a_sample_that_was_given_back_is_not_begun_when_its_work_comes_twice(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(max_model_len=8)) as office:
+            desk = office.desk
+            given_back = work(0, (0,), sampling=replace(SAMPLING, max_new_tokens=64))
+            desk.send(work=(given_back,))
+            await desk.until(lambda: _failed(desk))
+            office.engine.max_model_len = 1 << 20
+            desk.send(work=(given_back,))
+            await desk.until(lambda: len(_failed(desk)) == 2)
+            return _failed(desk), desk.finished
+
+    failed, finished = asyncio.run(main())
+    assert failed == [FailedSample("train", 0, 0, "no room")] * 2
+    assert finished == []
+
+
+def test_what_was_written_of_a_sample_that_failed_is_not_the_beginning_of_another_try(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.005))) as office:
+            desk, worker = office.desk, office.worker
+            desk.send(work=(work(0, (0,)),))
+            await desk.until(lambda: worker._written)
+            task = next(iter(worker._held.values()))
+            await office.engine.abort([task.key])
+            worker._take_in([_refusal(task)])
+            return dict(worker._written)
+
+    assert asyncio.run(main()) == {}
+
+
+def _failed(desk):
+    return [each for report in desk.reports for each in report.failed]
+
+
+def _refusal(task):
+    return Answer(task, 0, None, "too long")

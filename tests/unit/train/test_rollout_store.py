@@ -32,6 +32,10 @@ def test_a_row_says_everything_of_its_answer(hand_made_batch):
     }
 
 
+def test_the_first_rows_only(hand_made_batch):
+    assert rows(hand_made_batch, 2) == rows(hand_made_batch)[:2]
+
+
 def test_rows_stand_in_the_order_of_draws_and_samples(hand_made_batch):
     found = [(row["draw"], row["sample"], row["tokens"]) for row in rows(hand_made_batch)]
     assert found == [
@@ -73,7 +77,7 @@ def test_a_repeated_step_replaces_its_file(hand_made_batch, tmp_path):
 def test_a_write_that_fails_leaves_the_file_of_before(hand_made_batch, tmp_path, monkeypatch):
     path = write_rollouts(tmp_path, hand_made_batch)
 
-    def full(table, where):
+    def full(table, where, **_):
         where.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

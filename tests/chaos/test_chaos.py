@@ -1,0 +1,56 @@
+"""`make chaos N=20`: N random deaths over one longer run; whatever dies when, nothing is lost.
+
+CHAOS_N is the number of deaths, CHAOS_SEED makes them the same ones again (as far as time allows).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+from online_run import OnlineRun
+
+DEATHS = int(os.environ.get("CHAOS_N", "5"))
+SEED = int(os.environ.get("CHAOS_SEED", str(time.time_ns() % 10**6)))
+# How likely each is. A killed verifier costs the least, a killed driver half a minute.
+WEIGHTS = {
+    "engine": 5, "trainer": 4, "coordinator": 4, "reward worker": 3, "verifier": 3, "tracker": 2,
+    "driver": 2,
+}  # fmt: skip
+# Restarts that one life of the driver grants each (posttrain.cluster.launcher).
+GRANTED = {"trainer": 3, "coordinator": 3}
+STEPS_PER_DEATH = 20
+MOST_WAIT_S = 6.0  # between two deaths: some hit while another's death is being made good
+
+
+def test_whatever_dies_whenever(workplace):
+    dice = random.Random(SEED)
+    steps = STEPS_PER_DEATH * DEATHS
+    print(f"\nCHAOS_SEED={SEED}: {DEATHS} deaths over {steps} steps")
+    run = OnlineRun(workplace, steps=steps, tokens=48)
+    run.run()
+    run.wait_for_step(1)
+    granted = dict(GRANTED)
+    for number in range(DEATHS):
+        victim = dice.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
+        pause_s = dice.random() ** 2 * MOST_WAIT_S
+        if granted.get(victim, 1) == 0:
+            victim = "driver"
+        time.sleep(pause_s)
+        if run.process.poll() is not None:
+            break
+        print(f"{time.strftime('%T')} {number + 1}: {victim} at step {run.steps_done()}/{steps}")
+        if victim == "driver":
+            run.kill_driver()
+            run.resume()
+            granted = dict(GRANTED)
+            run.wait_for_step(min(steps, run.steps_done() + 1))
+            continue
+        if victim in granted:
+            granted[victim] -= 1
+        run.kill(victim)
+    said = run.finish(timeout=600)
+    print(said[-600:])
+    run.check_records()
+    assert workplace.leftovers(patience_s=75.0) == []  # agents of a killed raylet need a minute

@@ -1,0 +1,199 @@
+"""One online stage on a blank model, processes of it to kill, and what must hold of its records."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from conftest import Workplace
+
+PIPELINE = """
+name: NAME
+seed: 5
+cluster: laptop
+wandb: {mode: disabled}
+stages:
+  blank: {kind: model, from_scratch: micro}
+  rlvr:
+    kind: online_rl
+    model: blank
+    algorithm: {name: grpo, lr: 1e-5}
+    reward: {name: ./short_reward.py, goal: 5}
+    data: {path: microworld/arithmetic, take: 200}
+    batch: {prompts: PROMPTS, samples_per_prompt: SAMPLES}
+    steps: STEPS
+    staleness: {max: MAX, ahead: AHEAD}
+    checkpoint_every: EVERY
+    sampling: {max_new_tokens: TOKENS}
+"""
+VICTIMS = {  # what the processes of a run call themselves
+    "engine": "ray::EngineActor",
+    "coordinator": "ray::CoordinatorActor",
+    "trainer": "ray::RayTrainWorker",
+    "reward worker": "ray::RewardActor",
+    "verifier": "posttrain.reward.child",
+    "tracker": "ray::TrackerActor",
+}
+
+
+class OnlineRun:
+    """A run of the pipeline above. `batch` is (prompts, samples per prompt)."""
+
+    def __init__(
+        self,
+        place: Workplace,
+        *,
+        steps: int,
+        tokens: int,
+        batch: tuple[int, int] = (4, 4),
+        staleness: int = 2,
+        ahead: int = 1,
+        checkpoint_every: int = 5,
+        name: str = "",
+    ) -> None:
+        self.place = place
+        self.name = f"{place.name}-{name}" if name else place.name
+        self.steps, self.batch, self.staleness = steps, batch, staleness
+        values = {
+            "NAME": self.name, "PROMPTS": batch[0], "SAMPLES": batch[1], "STEPS": steps,
+            "MAX": staleness, "AHEAD": ahead, "EVERY": checkpoint_every, "TOKENS": tokens,
+        }  # fmt: skip
+        text = PIPELINE
+        for name, value in values.items():
+            text = text.replace(name, str(value))
+        self._file = f"online{name}.yaml"
+        (place.path / self._file).write_text(text)
+        self.process: subprocess.Popen | None = None
+        self.said = ""
+
+    @property
+    def folder(self) -> Path:
+        """The stage's folder; the parent of it is there once the run has begun."""
+        return next((self.place.path / "runs" / self.name / "rlvr").iterdir())
+
+    def run(self) -> None:
+        self.process = self.place.start("run", self._file)
+
+    def resume(self) -> None:
+        self.process = self.place.start("resume", self.name)
+
+    def finish(self, timeout: float = 240) -> str:
+        """What it said on its way to exit code 0."""
+        _, self.said = self.process.communicate(timeout=timeout)
+        assert self.process.returncode == 0, self.said[-3000:]
+        return self.said
+
+    def steps_done(self) -> int:
+        """Steps that were trained at least once."""
+        stage = self.place.path / "runs" / self.name / "rlvr"
+        return len(list(stage.glob("*/rollouts/step-*.parquet")))
+
+    def wait_for_step(self, step: int) -> None:
+        self.place.wait_for(lambda: self.steps_done() >= step, self.process)
+
+    def victims(self, kind: str) -> list[int]:
+        return list(self.place.processes(VICTIMS[kind]))
+
+    def kill(self, kind: str) -> int:
+        """kill -9 the process of that kind; its process id. Waits for one to be there."""
+        self.place.wait_for(lambda: self.victims(kind), self.process)
+        victim = self.victims(kind)[-1]
+        os.kill(victim, signal.SIGKILL)
+        return victim
+
+    @contextmanager
+    def slow(self, kind: str, share: float = 0.1) -> Iterator[None]:
+        """That process computes only for a share of the time, as if its model were large."""
+        (victim,) = self.victims(kind)
+        over = threading.Event()
+
+        def hold_back() -> None:
+            with contextlib.suppress(ProcessLookupError):  # its end is the end of this
+                while not over.wait(0.2 * share):
+                    os.kill(victim, signal.SIGSTOP)
+                    time.sleep(0.2 * (1 - share))
+                    os.kill(victim, signal.SIGCONT)
+
+        thread = threading.Thread(target=hold_back)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def kill_driver(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=30)
+
+    # -- records --------------------------------------------------------------------------------
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in lines(self.folder / "events.jsonl") if event["name"] == name]
+
+    def wait_for_event(self, name: str, count: int = 1, timeout: float = 60.0) -> None:
+        self.place.wait_for(lambda: len(self.events(name)) >= count, self.process, timeout)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return lines(self.folder / "metrics.jsonl")
+
+    def metric(self, name: str) -> list[float]:
+        return [row[name] for row in self.rows() if name in row]
+
+    def rollouts(self, step: int) -> list[dict[str, Any]]:
+        return pq.read_table(self.folder / "rollouts" / f"step-{step:06d}.parquet").to_pylist()
+
+    def answers(self, step: int) -> list[tuple[Any, ...]]:
+        """What a step was trained on, token for token."""
+        names = ("draw", "sample", "token_ids", "versions", "logprobs", "score")
+        return [tuple(map(str, (row[name] for name in names))) for row in self.rollouts(step)]
+
+    def check_records(self) -> None:
+        """Nothing lost, nothing twice, nothing too old."""
+        prompts, samples = self.batch
+        rows = [row for step in range(self.steps) for row in self.rollouts(step)]
+        assert len(rows) == self.steps * prompts * samples
+        trained = Counter(row["draw"] for row in rows)
+        assert set(trained.values()) == {samples}
+        assert max(row["age"] for row in rows) <= self.staleness
+        for row in rows:
+            assert row["step"] - min(row["versions"], default=row["step"]) <= self.staleness
+
+        ledger = lines(self.folder / "ledger.jsonl")
+        of_kind = {name: [e for e in ledger if e["event"] == name] for name in LEDGER_EVENTS}
+        batches = {event["step"]: event["draws"] for event in of_kind["trained"]}
+        assert len(batches) == len(of_kind["trained"]) == self.steps  # no batch was made twice
+        assert [event["step"] for event in of_kind["trained"]] == list(range(self.steps))
+        for step, draws in batches.items():
+            assert sorted(draws) == sorted({row["draw"] for row in rows if row["step"] == step})
+        admitted = [event["draw"] for event in of_kind["admitted"]]
+        assert len(admitted) == len(set(admitted))
+        assert of_kind["dropped"] == []
+        assert set(admitted) == set(trained)  # every draw given out was trained
+        assert sorted(trained) == list(range(self.steps * prompts))
+        told = [row["axis/step"] for row in self.rows() if "reward/mean" in row]
+        assert sorted(set(told)) == list(range(self.steps))
+        assert set(self.metric("ops/rollouts_lost")) == {0.0}
+        assert self.metric("groups/dropped")[-1] == 0.0
+
+
+LEDGER_EVENTS = ("admitted", "scored", "accepted", "dropped", "filtered", "trained", "committed")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file that may be growing."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
