@@ -90,6 +90,10 @@ class ProcessDied(StageFailed):
     """A process that was waited for has died; it may be started again."""
 
 
+class RankLost(ProcessDied):
+    """Another rank of the trainer has died. All of them are started again from the last commit."""
+
+
 class GateFailed(PosttrainError):
     """A gate said stop: the stage is done and kept, but what follows is not started."""
 

@@ -210,6 +210,10 @@ class TrainPort(Protocol):
         """Returns when every live engine computes with `version` or a newer one."""
         ...
 
+    def engines(self) -> Sequence[str]:
+        """Names of the engines that new weights are announced to."""
+        ...
+
     def probe(self) -> Sequence[tuple[Prompt, RolloutRef]]:
         """A few fresh answers of every engine, to compare log-probs."""
         ...

@@ -30,6 +30,10 @@ from posttrain.types import (
     WeightVersion,
 )
 
+# Sequences that an engine is given per place: those beyond wait in its own queue, so that no place
+# stands empty between a report and the next work.
+SPARE = 1.25
+
 
 class EngineActor:
     """One vLLM engine. Async: many generate calls are under way at once."""
@@ -60,7 +64,7 @@ class EngineActor:
             JournalWriter(Path(journals), name, process),
             name=name,
             process=process,
-            capacity=self._engine.spec.max_running,
+            capacity=round(SPARE * self._engine.spec.max_running),
             span=tracker.span,
         )
         await worker.serve()
@@ -93,9 +97,13 @@ class RewardActor:
             unpacked(tracker)[0].event("reward-worker-restarted")
         self._pool = RewardPool(name, settings, timeout_s)
 
-    def score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
+    def score_many(self, groups: Sequence[tuple[Prompt, Sequence[RolloutRef]]]) -> list[Scoring]:
+        """One entry per group. Raises RewardBroken where the reward cannot be used at all."""
+        return [self._score(prompt, refs) for prompt, refs in groups]
+
+    def _score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
         """The answers are read where their engines wrote them. An answer that the verifier broke on
-        twice has no score. Raises RewardBroken where the reward cannot be used at all.
+        twice has no score.
         """
         from posttrain.rollout.journal import read_rollout
 
@@ -155,11 +163,12 @@ class CoordinatorActor:
         parts: bytes,
     ) -> None:
         """`parts`, packed: the references of the stage's prompts and of those held out, its
-        StoredRewardPort and its tracker.
+        RewardHandle and its tracker.
         """
         import ray
 
         from posttrain.checkpoint.store import CheckpointStore
+        from posttrain.cluster.handles import RewardCalls
         from posttrain.loop.coordinator import Coordinator
         from posttrain.loop.ledger import Ledger
         from posttrain.prompts.stream import PromptStream
@@ -173,7 +182,7 @@ class CoordinatorActor:
         self._coordinator = Coordinator(
             settings=job.loop,
             prompts=PromptStream(ray.get(prompts), job.loop.seed),
-            rewards=rewards,
+            rewards=RewardCalls(rewards),
             tracker=tracker,
             ledger=ledger,
             journals=directory / JOURNALS,
@@ -197,6 +206,9 @@ class CoordinatorActor:
 
     async def wait_acknowledged(self, version: int) -> SyncReport:
         return await self._coordinator.wait_acknowledged(version)
+
+    async def engines(self) -> list[str]:
+        return self._coordinator.engines()
 
     async def probe(self) -> list[tuple[Prompt, RolloutRef]]:
         return await self._coordinator.probe()

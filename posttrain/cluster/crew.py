@@ -23,6 +23,7 @@ from posttrain.ports import Tracker
 
 LOOK_EVERY_S = 1.0
 LOST_DEADLINE_S = 30.0  # for the coordinator to say which engines it gave up
+REPLACE_TRIES = 3  # to start another engine in place of a dead one
 END_DEADLINE_S = 15.0  # for engines to come back from a stage that is over
 
 
@@ -88,9 +89,11 @@ class EngineCrew:
         ended: dict[str, PosttrainError] = {}
         with self._lock:
             serving = dict(self._serving)
+        if not serving:
+            return ended
+        done, _ = ray.wait(list(serving.values()), num_returns=len(serving), timeout=0)
         for name, answer in serving.items():
-            done, _ = ray.wait([answer], timeout=0)
-            if not done or self._over.is_set():
+            if answer not in done or self._over.is_set():
                 continue
             try:
                 calls.get(answer, LOOK_EVERY_S, f"engine {name}")
@@ -111,8 +114,6 @@ class EngineCrew:
     def _tell(self, name: str, error: PosttrainError) -> None:
         if isinstance(error, ProcessDied):
             error = EngineFailed("its process died", place=f"engine {name}")
-        elif not isinstance(error, EngineFailed) and error.code == "stage-failed":
-            error = EngineFailed(error.message, place=f"engine {name}")
         self._coordinator.engine_died.remote(name, error)
 
     def _replace(self, name: str) -> None:
@@ -122,14 +123,18 @@ class EngineCrew:
                 return
 
         def replace() -> None:
-            try:
-                fresh = self._lease.replace(name)
-            except PosttrainError as error:
-                self._tracker.event("engine-not-replaced", engine=name, message=error.message)
+            for _ in range(REPLACE_TRIES):
+                if self._over.is_set():
+                    return
+                try:
+                    fresh = self._lease.replace(name)
+                except PosttrainError as error:  # it may die in its turn while it starts
+                    self._tracker.event("engine-not-replaced", engine=name, message=error.message)
+                    continue
+                self._tracker.event("engine-replaced", engine=name, by=fresh.name)
+                if not self._over.is_set():
+                    self._put_to_work(fresh)
                 return
-            self._tracker.event("engine-replaced", engine=name, by=fresh.name)
-            if not self._over.is_set():
-                self._put_to_work(fresh)
 
         thread = threading.Thread(target=replace, name=f"replace engine {name}", daemon=True)
         self._replacing[name] = thread

@@ -121,7 +121,12 @@ class EnginePool:
             fresh = self._launch(engine.key, spec)
             fresh.busy = True
             self._engines.append(fresh)
-        self._make_ready(fresh)
+        try:
+            self._make_ready(fresh)
+        except PosttrainError:
+            with self._lock:
+                self._end(fresh)
+            raise
         return fresh
 
     def close(self) -> None:

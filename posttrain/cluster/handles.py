@@ -4,6 +4,7 @@ stages.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import ray
 
 from posttrain.cluster import calls
-from posttrain.errors import ProcessDied, StageFailed
+from posttrain.errors import PosttrainError, ProcessDied, StageFailed
 from posttrain.track.spans import Span, SpanBuffer
 from posttrain.types import (
     Directive,
@@ -33,6 +34,7 @@ from posttrain.types import (
 ENGINE_START_S = 300.0
 LONGEST_CALL_S = 7200.0
 EXCHANGE_S = 60.0  # the coordinator answers within seconds, news or not
+MOST_GROUPS = 32  # scored in one call: a slow verifier holds back no more than these
 RESTART_PAUSE_S = 1.0  # between two tries to reach a coordinator that Ray restarts
 
 
@@ -60,16 +62,66 @@ class EngineHandle:
 
 @dataclass(frozen=True, slots=True)
 class RewardHandle:
-    """StoredRewardPort over a RewardActor; Ray repeats a call that its death interrupts."""
+    """A RewardActor; Ray repeats a call that its death interrupts."""
 
     actor: Any
 
-    async def score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
+    async def score_many(
+        self, groups: Sequence[tuple[Prompt, Sequence[RolloutRef]]]
+    ) -> Sequence[Scoring]:
         return await calls.answer(
-            self.actor.score.remote(prompt, refs),
+            self.actor.score_many.remote(groups),
             LONGEST_CALL_S,
-            "the reward worker to score a group",
+            f"the reward worker to score {len(groups)} group(s)",
         )
+
+
+class RewardCalls:
+    """StoredRewardPort that sends what is asked for at the same moment in one message.
+
+    A message costs its sender half a millisecond: one per group would bound a coordinator to two
+    thousand groups per second.
+    """
+
+    def __init__(self, handle: RewardHandle) -> None:
+        self._handle = handle
+        self._asked: list[_Asked] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
+        loop = asyncio.get_running_loop()
+        if not self._asked:
+            loop.call_soon(self._send)
+        asked = _Asked(prompt, refs, loop.create_future())
+        self._asked.append(asked)
+        return await asked.answer
+
+    def _send(self) -> None:
+        asked, self._asked = self._asked, []
+        for start in range(0, len(asked), MOST_GROUPS):
+            work = self._score(asked[start : start + MOST_GROUPS])
+            task = asyncio.get_running_loop().create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _score(self, asked: Sequence[_Asked]) -> None:
+        try:
+            scorings = await self._handle.score_many([(each.prompt, each.refs) for each in asked])
+        except PosttrainError as error:
+            for each in asked:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
+            return
+        for each, scoring in zip(asked, scorings, strict=True):
+            if not each.answer.done():  # else its group was dropped meanwhile
+                each.answer.set_result(scoring)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    prompt: Prompt
+    refs: Sequence[RolloutRef]
+    answer: asyncio.Future[Scoring]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +187,9 @@ class CoordinatorHandle:
 
     def wait_acknowledged(self, version: int) -> SyncReport:
         return self._call("wait_acknowledged", f"the engines to take version {version}", version)
+
+    def engines(self) -> Sequence[str]:
+        return self._call("engines", "the coordinator to name its engines")
 
     def probe(self) -> Sequence[tuple[Prompt, RolloutRef]]:
         return self._call("probe", "the engines to be probed")

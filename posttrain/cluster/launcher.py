@@ -130,7 +130,8 @@ class RayLauncher:
             )
             .remote(bare, packed(prompts, heldout, RewardHandle(rewards), tracker))
         )
-        port = CoordinatorHandle(name, self._session.namespace, job.loop.group_deadline_s)
+        # A batch may have to wait for a group that is dropped at its deadline, and its successor.
+        port = CoordinatorHandle(name, self._session.namespace, 2.5 * job.loop.group_deadline_s)
         config = {
             "job": bare,
             "prompts": prompts,

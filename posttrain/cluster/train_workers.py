@@ -1,23 +1,25 @@
 """What runs inside Ray Train's workers: thin functions around posttrain.train.
 
-An error of ours is written down and the function returns: Ray Train restarts a group whose process
-died, but must not repeat a run that would fail the same way again. Of several ranks the first to
-fail says why; the others, whose connection to it is cut, have nothing to add.
+Ray Train restarts a group in which a process died or a function raised; a run that would fail the
+same way again must not be repeated. So an error of ours, which every rank raises, is written down,
+and the function returns. An error of one rank alone (a bug, no memory) is written down too, and
+raised: Ray Train then ends the other ranks, which wait for this one, and starts all again; they
+find what is written, and return.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from posttrain.errors import InputError, PosttrainError, Problem, ProcessDied, StageFailed
-from posttrain.ports import Tracker
+from posttrain.errors import InputError, PosttrainError, Problem, RankLost, StageFailed
+from posttrain.ports import Tracker, TrainPort
 from posttrain.prompts.stream import PromptStream
 from posttrain.stages.jobs import OnlineJob, SftJob
 from posttrain.types import (
@@ -29,33 +31,54 @@ from posttrain.types import (
     StoredBatch,
     StoredGroup,
     TrainBatch,
+    WeightVersion,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from posttrain.weight_sync.transport import WeightPublisher
 
 FAILURE_FILE = "failure.json"
 STARTS_FILE = "trainer_starts"
+LINGER_S = 30.0
+"""A rank whose collective breaks may have lost another. Then Ray Train, which looks every two
+seconds, ends it within this time; what it does not end failed by itself."""
 STOP_FILE = "stop.request"  # a trainer that sees it in its folder saves and ends
 
 
 def guarded(body: Callable[[Mapping[str, Any]], None], config: Mapping[str, Any]) -> None:
-    """Run `body`, leaving what went wrong in the stage's folder for the driver to raise."""
+    """Run `body`, leaving what went wrong in the stage's folder for the driver to raise.
+
+    The driver removes what an earlier run left there. Raises RankLost, and what no other rank
+    knows of.
+    """
     directory = Path(config["directory"])
-    # Where a rank was killed, the others may have written down that they lost it.
-    (directory / FAILURE_FILE).unlink(missing_ok=True)
+    if (directory / FAILURE_FILE).exists():
+        return  # started again only to end
     try:
         body(config)
-    except ProcessDied:
-        if not (directory / FAILURE_FILE).exists():
-            raise  # a rank was killed: Ray Train starts the group again
+    except RankLost:
+        raise
     except PosttrainError as error:
         _write_failure(directory, error)
     except Exception as error:  # our bug or a library's: written down whole, not retried
-        if (directory / FAILURE_FILE).exists():
-            return  # another rank failed, and this one in its wake
+        is_alone = _num_ranks() == 1
+        if not is_alone:
+            time.sleep(LINGER_S)
         (directory / "traceback.txt").write_text(traceback.format_exc())
         message = ": ".join((type(error).__name__, *str(error).strip().splitlines()[:1]))
         _write_failure(
             directory, StageFailed(message, help=f"the traceback is in {directory}/traceback.txt")
         )
+        if not is_alone:
+            raise
+
+
+def _num_ranks() -> int:
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def raise_failure(directory: Path) -> None:
@@ -82,17 +105,7 @@ def _write_failure(directory: Path, error: PosttrainError) -> None:
         "help": error.help,
         "problems": [asdict(problem) for problem in problems],
     }
-    with contextlib.suppress(FileExistsError), (directory / FAILURE_FILE).open("x") as file:
-        json.dump(failure, file)
-    _leave_group()
-
-
-def _leave_group() -> None:
-    """Ranks that wait for this one learn at once that it will not come."""
-    import torch.distributed as dist
-
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.destroy_process_group()
+    (directory / FAILURE_FILE).write_text(json.dumps(failure))
 
 
 def sft_worker(config: dict[str, Any]) -> None:
@@ -150,7 +163,6 @@ def _train_online(config: Mapping[str, Any]) -> None:
     from posttrain.train.ranks import Ranks
     from posttrain.train.rl_loop import RlParts, RlSettings, run_training
     from posttrain.train.rl_step import RlTrainer, StepSettings
-    from posttrain.weight_sync.shm_publisher import ShmPublisher
 
     torch.manual_seed(job.loop.seed)
     device = "cuda" if job.gpus_per_trainer else "cpu"
@@ -183,7 +195,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
     if attempt > config["starts_before"]:
         latest = checkpoints.latest()
         tracker.event("trainer-restarted", from_step=latest.step if latest else 0)
-    publisher = ShmPublisher(f"{directory.parent.parent.name}-{job.stage}")
+    delivery = Delivery(_publisher(job, config["port"]) if ranks.is_first else None, attempt)
     try:
         run_training(
             RlSettings(
@@ -198,14 +210,59 @@ def _train_online(config: Mapping[str, Any]) -> None:
                 port=config["port"],
                 checkpoints=checkpoints,
                 tracker=tracker,
-                write_weights=lambda tensors, version: publisher.prepare(tensors, version, attempt),
+                write_weights=delivery.prepare,
                 read_batch=reader.batch,
                 read_probes=reader.probes,
                 ranks=ranks,
+                announced=delivery.announced,
             ),
         )
     finally:
-        publisher.close()
+        delivery.close()
+
+
+def _publisher(job: OnlineJob, port: TrainPort) -> WeightPublisher:
+    """The trainer's side of how weights travel."""
+    if job.engine.weight_sync == "shm":
+        from posttrain.weight_sync.shm_publisher import ShmPublisher
+
+        run = Path(job.directory).parent.parent.name
+        return ShmPublisher(f"{run}-{job.stage}")
+    import ray
+
+    from posttrain.weight_sync.nccl_link import VllmSender
+    from posttrain.weight_sync.nccl_publisher import NcclPublisher
+    from posttrain.weight_sync.transport import EngineMember
+
+    def members() -> list[EngineMember]:
+        return [EngineMember(name, max(1, job.engine.gpus)) for name in port.engines()]
+
+    return NcclPublisher(ray.util.get_node_ip_address(), members, VllmSender)
+
+
+class Delivery:
+    """Weights on their way from the first rank to the engines; the other ranks send nothing."""
+
+    def __init__(self, publisher: WeightPublisher | None, attempt: int) -> None:
+        self._publisher = publisher
+        self._attempt = attempt
+        self._before: WeightVersion | None = None
+
+    def prepare(self, tensors: Mapping[str, Tensor], version: int) -> WeightVersion:
+        assert self._publisher is not None, "the first rank alone publishes"
+        return self._publisher.prepare(tensors, version, self._attempt)
+
+    def announced(self, version: WeightVersion) -> None:
+        """Send it, and let go of the one before, which every engine has acknowledged."""
+        assert self._publisher is not None, "the first rank alone publishes"
+        if self._before is not None:
+            self._publisher.release(self._before)
+        self._publisher.deliver(version)
+        self._before = version
+
+    def close(self) -> None:
+        if self._publisher is not None:
+            self._publisher.close()
 
 
 class RolloutReader:

@@ -156,6 +156,10 @@ class Coordinator:
         self._watch()
         return await self._publications.wait_acknowledged(version)
 
+    def engines(self) -> list[str]:
+        """Names of the engines that new weights are announced to."""
+        return sorted(self._fleet.links)
+
     async def probe(self, num_prompts: int = 4) -> list[tuple[Prompt, RolloutRef]]:
         """A few fresh answers of every engine that has the published weights."""
         self._watch()

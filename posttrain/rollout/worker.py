@@ -211,7 +211,7 @@ class RolloutWorker:
     def _take_in(self, answers: list[Answer]) -> None:
         """Write down what has ended, and tell it."""
         whole = [
-            (*answer.task.key[:2], answer.rollout, answer.start_version)
+            (*answer.task.key[:2], answer.rollout, _oldest(answer))
             for answer in answers
             if answer.rollout is not None
         ]
@@ -225,7 +225,7 @@ class RolloutWorker:
                 FinishedSample(
                     *key,
                     next(refs),
-                    answer.start_version,
+                    _oldest(answer),
                     len(rollout.token_ids),
                     answer.task.num_given,
                 )
@@ -332,6 +332,13 @@ class RolloutWorker:
             self._over.set_result(None)
         else:
             self._over.set_exception(error)
+
+
+def _oldest(answer: Answer) -> int:
+    """The start version of an answer. After a restart, an engine may go on with the beginning of
+    an answer that was made under newer weights than it has itself.
+    """
+    return min((answer.start_version, *(answer.rollout.versions if answer.rollout else ())))
 
 
 def _order(weights: WeightVersion) -> tuple[int, int]:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from posttrain.errors import DeadlineExceeded, PosttrainError, ProcessDied, StageFailed
+from posttrain.errors import DeadlineExceeded, PosttrainError, RankLost, StageFailed
 
 T = TypeVar("T")
 DEADLINE_S = 3 * 3600.0  # longer than the first rank's own deadlines, which name culprits closer
@@ -141,7 +141,7 @@ class Ranks:
                     help="its log is in the run folder's logs/; `posttrain resume` goes on from "
                     "the last checkpoint",
                 ) from error
-            raise ProcessDied(f"{waiting}, whose process ended") from error
+            raise RankLost(f"{waiting}, whose process ended") from error
 
 
 def _ours(error: Exception | None) -> PosttrainError | None:

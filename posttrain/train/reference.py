@@ -16,7 +16,7 @@ from posttrain.train.sharding import shard
 # Where the algorithm has no use for the log-probs, the distance is measured on a sixteenth of the
 # answers, others each step: about 2 % of a step's time in place of 25 %.
 SAMPLE_STRIDE = 16
-SAMPLE_LEAST = 8
+SAMPLE_LEAST = 4
 
 
 class Reference:
@@ -41,7 +41,7 @@ class Reference:
 
 
 def sample(num_sequences: int, step: int, num_ranks: int) -> range:
-    """Evenly spread answers, others each step: a sixteenth, but 8, and one per rank, at least.
+    """Evenly spread answers, others each step: a sixteenth, but 4, and one per rank, at least.
 
     Example: sample(256, 3, 1) is 3, 19, 35, ..., 243.
     """

@@ -53,7 +53,7 @@ class RlSettings:
 class RlParts:
     """What the loop works with; each can be replaced in a test.
 
-    The first rank alone uses `port`, `tracker`, `checkpoints.save` and `write_weights`.
+    The first rank alone uses `port`, `tracker`, `checkpoints.save`, `write_weights`, `announced`.
     """
 
     trainer: RlTrainer
@@ -64,6 +64,8 @@ class RlParts:
     read_batch: Callable[[StoredBatch], TrainBatch]
     read_probes: Callable[[Probes], Sequence[Rollout]]
     ranks: Ranks = field(default_factory=Ranks)
+    # New weights are announced, and every engine has acknowledged those before them.
+    announced: Callable[[WeightVersion], None] = lambda version: None
 
 
 def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopped"]:
@@ -131,10 +133,13 @@ def _show(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> None:
 def _publish(parts: RlParts, step: int) -> None:
     """All put the weights together; the first writes them and tells the engines."""
     weights = parts.trainer.policy.published_weights()
-    parts.ranks.from_first(
-        lambda: parts.port.publish(parts.write_weights(weights, step)),
-        f"publishing version {step}",
-    )
+
+    def publish() -> None:
+        version = parts.write_weights(weights, step)
+        parts.port.publish(version)
+        parts.announced(version)
+
+    parts.ranks.from_first(publish, f"publishing version {step}")
 
 
 def _compare_logprobs(settings: RlSettings, parts: RlParts, step: int) -> dict[str, float]:

@@ -70,8 +70,8 @@ class OnlineRun:
             "MAX": staleness, "AHEAD": ahead, "EVERY": checkpoint_every, "TOKENS": tokens,
         }  # fmt: skip
         text = PIPELINE
-        for name, value in values.items():
-            text = text.replace(name, str(value))
+        for key, value in values.items():
+            text = text.replace(key, str(value))
         self._file = f"online{name}.yaml"
         (place.path / self._file).write_text(text)
         self.process: subprocess.Popen | None = None

@@ -79,6 +79,8 @@ def groups(tmp_path_factory):
     groups.run(2, [
         *((f"two-{name}", changes) for name, changes in COMPARED.items()),
         ("cut", six | {"stop_at": 2, "name": "begun"}),
+        ("again", six | {"stop_at": 2, "name": "begun"}),
+        ("again", six | {"stop_at": 4, "name": "ended"}),
         ("bf16", {"precision": "bf16", "num_steps": 1}),
         ("refused", {"refuse_at": 1}),
         ("unread-by-0", {"fail_at": 1, "who": 0}),
@@ -128,6 +130,15 @@ def test_one_rank_goes_on_where_two_stopped_and_two_where_one_did(groups):
     assert groups.distance("straight", "cut", 6) < 1e-4
 
 
+def test_two_ranks_go_on_bit_for_bit(groups):
+    first = groups.left("two-kl-term", 2)[0]["logged"]
+    resumed = groups.left("again", 2, "ended")[0]["logged"]
+    assert [row["train/loss"] for row in resumed] == [row["train/loss"] for row in first[2:]]
+    straight, cut = groups.weights("two-kl-term", 4), groups.weights("again", 4)
+    for name, value in straight.items():
+        assert torch.equal(cut[name], value)
+
+
 def test_the_model_folder_of_two_ranks_is_an_ordinary_one(groups):
     folder = groups.root / "cut" / "model"
     exported = dict(load_model(folder).named_parameters())
@@ -171,12 +182,12 @@ def test_the_death_of_a_rank_is_told_by_the_other(groups):
     first, second = groups.left("killed-1", 2)
     assert second is None
     assert first["outcome"] == (
-        "ProcessDied: rank 0 waited for the other ranks (reading the batch of step 1), whose "
+        "RankLost: rank 0 waited for the other ranks (reading the batch of step 1), whose "
         "process ended"
     )
     first, second = groups.left("killed-0", 2)
     assert first is None
     assert second["outcome"] == (
-        "ProcessDied: rank 1 waited for the other ranks (reading the batch of step 1), whose "
+        "RankLost: rank 1 waited for the other ranks (reading the batch of step 1), whose "
         "process ended"
     )

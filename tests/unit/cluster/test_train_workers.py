@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from posttrain.cluster import train_workers
 from posttrain.cluster.train_workers import FAILURE_FILE, guarded, raise_failure
 from posttrain.errors import (
     DeadlineExceeded,
     InputError,
     PosttrainError,
     Problem,
-    ProcessDied,
+    RankLost,
     StageFailed,
     WeightsDiffer,
 )
@@ -127,31 +128,27 @@ def test_the_file_is_plain_json(tmp_path: Path) -> None:
 
 
 def test_a_killed_rank_is_ray_trains_to_restart(tmp_path: Path) -> None:
-    with pytest.raises(ProcessDied, match="rank 0 waited for the other ranks"):
-        fail_with(ProcessDied("rank 0 waited for the other ranks"), tmp_path)
+    with pytest.raises(RankLost, match="rank 0 waited for the other ranks"):
+        fail_with(RankLost("rank 0 waited for the other ranks"), tmp_path)
     raise_failure(tmp_path)
 
 
-def test_the_first_rank_to_fail_says_why(tmp_path: Path) -> None:
-    def both_ranks(config: Any) -> None:
-        """The other rank fails while this one waits for it."""
-        fail_in_passing(StageFailed("step 3: loss nan"))
-        raise ProcessDied("rank 0 waited for the other ranks")
-
-    def fail_in_passing(error: PosttrainError) -> None:
-        def body(config: Any) -> None:
-            raise error
-
-        guarded(body, {"directory": str(tmp_path)})
-
-    guarded(both_ranks, {"directory": str(tmp_path)})
-    assert raised(tmp_path).message == "step 3: loss nan"
-
-
-def test_what_is_left_of_ranks_that_lost_one_is_forgotten_when_they_start_again(
-    tmp_path: Path,
+def test_what_one_of_several_ranks_raises_ends_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_with(RuntimeError("Connection closed by peer"), tmp_path)
-    assert (tmp_path / FAILURE_FILE).exists()
-    guarded(lambda config: None, {"directory": str(tmp_path)})
-    raise_failure(tmp_path)
+    monkeypatch.setattr(train_workers, "_num_ranks", lambda: 2)
+    monkeypatch.setattr(train_workers, "LINGER_S", 0.01)
+    with pytest.raises(MemoryError):  # Ray Train ends the others and starts the group again
+        fail_with(MemoryError("no room for 3 GB"), tmp_path)
+    ran: list[Any] = []
+    guarded(ran.append, {"directory": str(tmp_path)})
+    assert ran == []  # only to end
+    assert raised(tmp_path).message == "MemoryError: no room for 3 GB"
+
+
+def test_what_every_rank_raises_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_workers, "_num_ranks", lambda: 2)
+    fail_with(StageFailed("step 3: loss nan"), tmp_path)
+    assert raised(tmp_path).message == "step 3: loss nan"

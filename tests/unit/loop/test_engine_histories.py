@@ -124,6 +124,7 @@ def test_at_staleness_zero_the_batches_are_the_same_whatever_the_latencies(seed)
             "an engine went back to the weights of a restarted trainer, and began work under them",
         ),
         (28, "work that was sent twice was generated after it had been given back"),
+        (101999, "a sample begun under newer weights went on under older ones, and passed for new"),
         (51, "an engine on its way to weights of a dead trainer answered a probe under them"),
     ],
 )

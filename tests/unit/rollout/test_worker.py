@@ -522,6 +522,24 @@ def test_what_was_written_of_a_sample_that_failed_is_not_the_beginning_of_anothe
     assert asyncio.run(main()) == {}
 
 
+def test_an_answer_is_as_old_as_its_oldest_token(tmp_path):
+    """Another engine has begun it under version 4; this one has version 3."""
+
+    async def main():
+        other = JournalWriter(tmp_path, "9", "q")
+        other.progress("train", 0, 0, 0, (7, 7), (-1.0, -1.0), (4, 4), 4)
+        async with Office(tmp_path, FakeEngine()) as office:
+            desk = office.desk
+            desk.send(weights=weights(3))
+            await desk.until(lambda: desk.acknowledged == weights(3))
+            desk.send(work=(work(0, (0,), look_in=(other.path,)),))
+            await desk.until(lambda: desk.finished)
+            return desk.finished[0]
+
+    finished = asyncio.run(main())
+    assert (finished.start_version, finished.continued_tokens) == (3, 2)
+
+
 def _failed(desk):
     return [each for report in desk.reports for each in report.failed]
 
