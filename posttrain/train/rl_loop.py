@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,7 +54,7 @@ class RlSettings:
 class RlParts:
     """What the loop works with; each can be replaced in a test.
 
-    The first rank alone uses `port`, `tracker`, `checkpoints.save`, `write_weights`, `announced`.
+    The first rank alone uses `port`, `checkpoints.save`, `write_weights` and `announced`, and logs.
     """
 
     trainer: RlTrainer
@@ -78,19 +79,24 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
     )
     saved = step
     while step < settings.num_steps:
-        batch = _next_batch(parts, step)
+        with _span(parts, f"wait for batch {step}"):
+            batch = _next_batch(parts, step)
         if batch is None:
             break
-        metrics = _train(settings, parts, batch)
+        with _span(parts, f"step {step}"):
+            metrics = _train(settings, parts, batch)
         step += 1
-        _publish(parts, step)
+        with _span(parts, f"publish v{step}"):
+            _publish(parts, step)
         if step % settings.logprob_check_every == 0 or step == 1:
-            metrics |= _compare_logprobs(settings, parts, step)
+            with _span(parts, "compare log-probs"):
+                metrics |= _compare_logprobs(settings, parts, step)
         if parts.ranks.is_first:
             tokens = parts.trainer.policy.tokens_seen
             parts.tracker.log(metrics, step=step - 1, version=step, tokens=tokens)
         if step % settings.checkpoint_every == 0:
-            _save(parts, step)
+            with _span(parts, f"save step {step}"):
+                _save(parts, step)
             saved = step
     if step < settings.num_steps:
         if saved < step:
@@ -98,6 +104,16 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
         return "stopped"
     parts.trainer.policy.export(settings.directory / "model")
     return "done"
+
+
+@contextmanager
+def _span(parts: RlParts, name: str) -> Iterator[None]:
+    """Put what is done meanwhile into the trace, on this rank's row."""
+    began_s = time.time()
+    try:
+        yield
+    finally:
+        parts.tracker.span(f"trainer {parts.ranks.rank}", name, began_s, time.time())
 
 
 def _next_batch(parts: RlParts, step: int) -> TrainBatch | None:

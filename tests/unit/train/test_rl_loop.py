@@ -20,6 +20,7 @@ class Diary:
     """Everything that the loop asks of others, in order; also what it is answered."""
 
     def __init__(self, batch, directory, stop_at=None, own_logprobs=(-0.25, -0.75)):
+        self.spans = []
         self.calls = []
         self.logged = []
         self.sampled = []
@@ -96,6 +97,10 @@ class Diary:
     # the tracker
     def log(self, metrics, **axes):
         self.logged.append((metrics, axes))
+
+    def span(self, track, name, start_s, end_s, **details):
+        assert start_s <= end_s
+        self.spans.append((track, name))
 
     def event(self, name, **details):
         self.note("event", name, details)
@@ -226,7 +231,8 @@ def test_a_trainer_that_had_finished_only_exports(hand_made_batch, tmp_path):
 
 def test_what_is_logged(diary, tmp_path, monkeypatch):
     clock = iter([10.0, 12.0])  # the step takes two seconds, after half a second's wait
-    monkeypatch.setattr(rl_loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    clocks = SimpleNamespace(monotonic=lambda: next(clock), time=lambda: 0.0)
+    monkeypatch.setattr(rl_loop, "time", clocks)
     run(diary, tmp_path, num_steps=1)
     [(metrics, axes)] = diary.logged
     assert axes == {"step": 0, "version": 1, "tokens": 50}
@@ -242,6 +248,12 @@ def test_what_is_logged(diary, tmp_path, monkeypatch):
         "weights/logprob_gap_mean_nats": 0.0,
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert diary.spans == [
+        ("trainer 0", "wait for batch 0"),
+        ("trainer 0", "step 0"),
+        ("trainer 0", "publish v1"),
+        ("trainer 0", "compare log-probs"),
+    ]
 
 
 def test_ten_sample_tables_over_a_stage(diary, tmp_path):
