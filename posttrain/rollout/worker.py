@@ -98,6 +98,7 @@ class RolloutWorker:
             self._begin(part)
         try:
             await self._over
+            await self._write_growth(at_least=1)  # a stage that was stopped goes on from here
         finally:
             for task in self._tasks:
                 task.cancel()
