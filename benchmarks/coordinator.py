@@ -14,6 +14,7 @@ import itertools
 import json
 import random
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.figures import Figure, at_least, worst_at_least
@@ -40,15 +41,7 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
         for _ in range(REPEATS):  # in turns, so that a busy machine slows all of them
             for engines, recording in recordings.items():
                 rates.setdefault((samples, engines), []).append(recording.rate())
-    figures = [
-        worst_at_least(f"groups of {samples}, {engines} engines", values, 10_000, "rollouts/s")
-        for (samples, engines), values in rates.items()
-    ]
-    for samples in GROUP_SIZES:
-        rounds = zip(*(rates[samples, engines] for engines in ENGINES), strict=True)
-        ratios = [min(values) / max(values) for values in rounds]
-        figures.append(at_least(f"groups of {samples}, slowest / fastest", ratios, 0.7, ""))
-    return figures, {
+    return rate_figures(rates), {
         "repeats": REPEATS,
         "capacity": CAPACITY,
         "steps_ahead": STEPS_AHEAD,
@@ -57,6 +50,21 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
         "length_sigma": LENGTH_SIGMA,
         "calls_per_rollout": "sample_finished and assign; per group group_scored and take_batch",
     }
+
+
+def rate_figures(rates: Mapping[tuple[int, int], Sequence[float]]) -> list[Figure]:
+    """`rates`: (samples of a group, engines) -> rollouts/s of each repeat. Fast enough, and flat
+    over the number of engines: the slowest over the fastest of each repeat.
+    """
+    figures = [
+        worst_at_least(f"groups of {samples}, {engines} engines", values, 10_000, "rollouts/s")
+        for (samples, engines), values in rates.items()
+    ]
+    for samples in GROUP_SIZES:
+        rounds = zip(*(rates[samples, engines] for engines in ENGINES), strict=True)
+        ratios = [min(values) / max(values) for values in rounds]
+        figures.append(at_least(f"groups of {samples}, slowest / fastest", ratios, 0.7, ""))
+    return figures
 
 
 class Recording:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, at_least, worst_at_least
+from benchmarks.coordinator import ENGINES, GROUP_SIZES, rate_figures
+from benchmarks.figures import Figure
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.coordinator import Coordinator
 from posttrain.loop.ledger import Ledger
@@ -32,8 +33,6 @@ from posttrain.types import (
     WeightVersion,
 )
 
-ENGINES = (10, 100, 1000)
-GROUP_SIZES = (1, 8)
 CAPACITY = 64  # sequences of one engine
 STEPS_AHEAD, MAX_STALENESS = 2, 4
 ROLLOUTS = 100_000  # each measurement, about
@@ -46,15 +45,7 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
         for samples in GROUP_SIZES:
             for engines in ENGINES:
                 rates.setdefault((samples, engines), []).append(measure(engines, samples))
-    figures = [
-        worst_at_least(f"groups of {samples}, {engines} engines", values, 10_000, "rollouts/s")
-        for (samples, engines), values in rates.items()
-    ]
-    for samples in GROUP_SIZES:
-        rounds = zip(*(rates[samples, engines] for engines in ENGINES), strict=True)
-        ratios = [min(values) / max(values) for values in rounds]
-        figures.append(at_least(f"groups of {samples}, slowest / fastest", ratios, 0.7, ""))
-    return figures, {
+    return rate_figures(rates), {
         "repeats": REPEATS,
         "capacity": CAPACITY,
         "steps_ahead": STEPS_AHEAD,

@@ -14,11 +14,7 @@ from posttrain.types import (
     Directive,
     EngineReport,
     Prompt,
-    Rollout,
-    RolloutGroup,
     RolloutRef,
-    Sampling,
-    Score,
     Scoring,
     StoredBatch,
     SyncReport,
@@ -63,6 +59,9 @@ class AdvantageInputs:
     greedy_rewards_G: Tensor | None = None  # [G] with NEEDS.greedy
     cut_B: Tensor | None = None  # [B] True where the answer hit the token limit
     reward_parts: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [G, K]
+    # β of the KL in the reward: the configuration's, or what the adaptive controller made of it.
+    kl_coefficient: float = 0.0
+    max_new_tokens: int = 0  # the stage's limit of one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,7 @@ class LossInputs:
     values_T: Tensor | None = None  # [T] with gradient
     old_values_T: Tensor | None = None
     returns_T: Tensor | None = None
+    max_new_tokens: int = 0  # the stage's limit of one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,33 +159,7 @@ class EngineSpec:
     weight_sync: str = "shm"  # how weights reach it: shm or nccl
 
 
-class RolloutPort(Protocol):
-    """A rollout engine as the coordinator sees it."""
-
-    name: str
-
-    async def generate(
-        self, group_id: str, prompt: Prompt, num_samples: int, sampling: Sampling
-    ) -> tuple[int, Sequence[Rollout]]:
-        """(version acknowledged at the start, the samples)."""
-        ...
-
-    async def update_weights(self, version: WeightVersion) -> SyncReport: ...
-
-    async def stats(self) -> Mapping[str, float]:
-        """`busy_s`, `tokens`, `running`, `waiting` since the last call."""
-        ...
-
-
 class RewardPort(Protocol):
-    """Reward workers as the coordinator sees them."""
-
-    async def score(self, group: RolloutGroup) -> Sequence[Score]:
-        """One score per rollout. Raises RewardBroken where the verifier itself failed."""
-        ...
-
-
-class StoredRewardPort(Protocol):
     """Reward workers as the coordinator sees them: they read the answers themselves."""
 
     async def score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
@@ -251,14 +225,6 @@ class CoordinatorPort(Protocol):
         ...
 
 
-class SpanTracker(Protocol):
-    """Where spans of the trace go: who did what, from when to when. Never raises."""
-
-    def span(self, track: str, name: str, start_s: float, end_s: float, **details: Any) -> None:
-        """`track` is a row of the picture ("engine 0"); times are of time.time()."""
-        ...
-
-
 class CheckpointPort(Protocol):
     """Where a trainer saves; `posttrain.checkpoint.store` implements it."""
 
@@ -291,7 +257,7 @@ class CheckpointFolders(Protocol):
     def clear(self) -> None: ...
 
 
-class Tracker(SpanTracker, Protocol):
+class Tracker(Protocol):
     """Where numbers and events of one stage go. Never slows a step; never raises."""
 
     def log(self, metrics: Mapping[str, float], **axes: float) -> None:
@@ -302,4 +268,8 @@ class Tracker(SpanTracker, Protocol):
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A few rendered rollouts, for the report and W&B."""
+        ...
+
+    def span(self, track: str, name: str, start_s: float, end_s: float, **details: Any) -> None:
+        """`track` is a row of the picture ("engine 0"); times are of time.time()."""
         ...

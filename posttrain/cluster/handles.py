@@ -77,7 +77,7 @@ class RewardHandle:
 
 
 class RewardCalls:
-    """StoredRewardPort that sends what is asked for at the same moment in one message.
+    """RewardPort that sends what is asked for at the same moment in one message.
 
     A message costs its sender half a millisecond: one per group would bound a coordinator to two
     thousand groups per second.

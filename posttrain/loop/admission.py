@@ -1,4 +1,4 @@
-"""Which prompt may start, and which finished groups make the next batch: two pure rules.
+"""Which prompt may start: a pure rule. Which groups make the next batch is `batches`.
 
 Both count *groups*. `version` counts publications of weights, one per batch; a group's start
 version is what its engine acknowledged when it began. The bound that holds: when the batch that
@@ -11,7 +11,6 @@ old weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -42,39 +41,3 @@ class AdmissionRule:
         """
         limit = (self.steps_ahead + acknowledged_version + 1) * self.groups_per_step
         return max(0, limit - accepted - running)
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedGroup:
-    """A group that waits to be trained. `order` counts finished groups: lower finished earlier."""
-
-    group_id: str
-    start_version: int
-    order: int
-
-
-def choose_batch(
-    rule: AdmissionRule,
-    version: int,
-    finished: Sequence[FinishedGroup],
-    running_starts: Iterable[int],
-) -> list[FinishedGroup] | None:
-    """The groups of the batch that makes version+1, or None: wait, an older group must come along.
-
-    Taking what is due *now* is not enough: with a staleness of two or more, later steps may come to
-    owe more groups than one batch holds, and would wait for ever. So every later step is looked at:
-    of the groups untrained at present, those that must be trained within j further steps, less what
-    those steps can take (j batches), have to be in this batch.
-    """
-    size = rule.groups_per_step
-    if len(finished) < size:
-        return None
-    oldest_first = sorted(finished, key=lambda group: (group.start_version, group.order))
-    batch = oldest_first[:size]
-    untrained = [group.start_version for group in finished] + list(running_starts)
-    for later in range(rule.max_staleness):
-        limit = version + later - rule.max_staleness
-        owed = sum(start <= limit for start in untrained) - later * size
-        if sum(group.start_version <= limit for group in batch) < owed:
-            return None
-    return batch

@@ -1,8 +1,12 @@
 """The look-ahead rule on counts: which accepted groups make the next batch, in O(max_staleness).
 
-`admission.choose_batch` states the same rule over lists of groups. Here the untrained groups are
-counted per start version, and the accepted ones wait in one queue per start version, so that a
-question costs a walk over start versions and not over groups.
+Taking what is due *now* is not enough: with a staleness of two or more, later steps may come to owe
+more groups than one batch holds, and would wait for ever. So every later step is looked at: of the
+groups untrained at present, those that must be trained within j further steps, less what those
+steps can take (j batches), have to be in this batch.
+
+The untrained groups are counted per start version, and the accepted ones wait in one queue per
+start version, so that a question costs a walk over start versions and not over groups.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from posttrain.loop.publications import Publications
 from posttrain.loop.retention import JournalRetention
 from posttrain.loop.settings import LoopSettings
 from posttrain.loop.side_work import SideWork
-from posttrain.ports import StoredRewardPort, Tracker
+from posttrain.ports import RewardPort, Tracker
 from posttrain.types import (
     Directive,
     EngineReport,
@@ -53,7 +53,7 @@ class Coordinator:
         self,
         settings: LoopSettings,
         prompts: PromptDraws,
-        rewards: StoredRewardPort,
+        rewards: RewardPort,
         tracker: Tracker,
         ledger: Ledger,
         journals: Path | None = None,

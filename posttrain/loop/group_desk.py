@@ -25,7 +25,7 @@ from posttrain.loop.machine import Assignment, Machine, Verdict
 from posttrain.loop.numbers import Counts
 from posttrain.loop.scoring import VerifierHealth
 from posttrain.loop.settings import LoopSettings
-from posttrain.ports import StoredRewardPort, Tracker
+from posttrain.ports import RewardPort, Tracker
 from posttrain.types import (
     FailedSample,
     FinishedSample,
@@ -58,7 +58,7 @@ class GroupDesk:
 
     settings: LoopSettings
     prompts: PromptDraws
-    rewards: StoredRewardPort
+    rewards: RewardPort
     tracker: Tracker
     ledger: Ledger
     machine: Machine

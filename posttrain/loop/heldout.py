@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 from posttrain.loop.side_work import SideWork
-from posttrain.ports import StoredRewardPort
+from posttrain.ports import RewardPort
 from posttrain.types import Prompt, Sampling
 
 
 async def ask_heldout(
     side: SideWork,
-    rewards: StoredRewardPort,
+    rewards: RewardPort,
     engines: Sequence[str],
     prompts: Sequence[Prompt],
     sampling: Sampling,

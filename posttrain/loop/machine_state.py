@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,9 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class MachineState:
-    """What a commit keeps of the machine. Engines are no part of it: they join again."""
+    """What the machine goes on from; `loop.ledger` keeps it. Engines are no part of it: they join
+    again.
+    """
 
     next_draw: int = 0  # the first never assigned
     num_accepted: int = 0  # ever, trained ones included
@@ -35,20 +36,3 @@ class MachineState:
     num_dropped: int = 0
     num_filtered: int = 0
     num_refilled: int = 0  # of the filtered, those since the last batch was served first
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        document = {name: getattr(self, name) for name in self.__slots__}
-        pairs = {name: [list(pair) for pair in document[name]] for name in _PAIRS}
-        served = {str(step): list(draws) for step, draws in self.served.items()}
-        return {**document, **pairs, "served": served}
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> MachineState:
-        """The state that `to_json()` gave."""
-        pairs = {name: tuple((draw, start) for draw, start in document[name]) for name in _PAIRS}
-        served = {int(step): tuple(draws) for step, draws in document["served"].items()}
-        return MachineState(**{**document, **pairs, "served": served})
-
-
-_PAIRS = ("unfinished", "buffered")

@@ -22,7 +22,7 @@ from posttrain.loop.lifecycle import Lifecycle
 from posttrain.loop.numbers import Counts, Numbers
 from posttrain.loop.settings import LoopSettings
 from posttrain.loop.side_work import SideWork
-from posttrain.ports import StoredRewardPort, Tracker
+from posttrain.ports import RewardPort, Tracker
 from posttrain.types import Prompt, RolloutRef, SyncReport, WeightVersion
 
 PROBE_TOKENS = 16  # a probe checks log-probs, not answers
@@ -33,7 +33,7 @@ class Publications:
     """The weights of one stage."""
 
     settings: LoopSettings
-    rewards: StoredRewardPort
+    rewards: RewardPort
     tracker: Tracker
     ledger: Ledger
     fleet: Fleet

@@ -54,7 +54,7 @@ class _Course:
 
 @dataclass(slots=True)
 class FakeEngine:
-    """A RolloutPort and SampleEngine. `faulty_checksums` makes the next so many updates raise
+    """A `samples.SampleEngine`. `faulty_checksums` makes the next so many updates raise
     WeightsDiffer.
     """
 

@@ -45,8 +45,8 @@ COUNT_EVERY_S = 0.1  # the tokens of running answers, for the statistics
 
 
 class VllmEngine:
-    """A rollout engine (`ports.RolloutPort`, `samples.SampleEngine`). Call `start` first; methods
-    may run concurrently. Prompts are asked whole (`generate`, `generate_many`) or sample by sample
+    """A rollout engine (`samples.SampleEngine`). Call `start` first; methods may run concurrently.
+    Prompts are asked whole (`generate`, `generate_many`) or sample by sample
     (`submit`, `finished`).
 
     With `spec.gpus` above 0 it takes that many GPUs of one host, tensor-parallel, with vLLM's own

@@ -23,7 +23,7 @@ from posttrain.types import SyncReport, WeightVersion
 from posttrain.weight_sync import model_folder
 from posttrain.weight_sync.checksum import checksum
 from posttrain.weight_sync.flat_file import read_header, read_weights
-from posttrain.weight_sync.transport import scheme_of
+from posttrain.weight_sync.transport import require_checksum, scheme_of
 
 RECEIVE_DEADLINE_S = 120.0  # nccl: from asking for a version to holding it
 
@@ -94,14 +94,7 @@ class WeightUpdates:
         self._require_tensors(
             {name: tuple(tensor.shape) for name, tensor in received.items()}, version.location
         )
-        digest = checksum(received)
-        if digest != version.checksum:
-            raise WeightsDiffer(
-                f"engine {self._name} received checksum {digest[:8]} for version "
-                f"{version.version}, the trainer published {version.checksum[:8]}",
-                place=version.location,
-                help="publish the version again; the engine goes on with the weights it had",
-            )
+        require_checksum(self._name, version, checksum(received))
 
     async def _receive(self, version: WeightVersion) -> None:
         """Each worker takes part in the collective and compares what arrived."""

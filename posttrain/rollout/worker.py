@@ -30,6 +30,7 @@ from posttrain.types import (
     EngineStats,
     FailedSample,
     FinishedSample,
+    Rollout,
     WeightVersion,
     Work,
 )
@@ -212,25 +213,21 @@ class RolloutWorker:
     def _take_in(self, answers: list[Answer]) -> None:
         """Write down what has ended, and tell it."""
         whole = [
-            (*answer.task.key[:2], answer.rollout, _oldest(answer))
+            (answer.task, answer.rollout, _oldest(answer.start_version, answer.rollout))
             for answer in answers
             if answer.rollout is not None
         ]
-        refs = iter(self._journal.finished_many(whole))
-        for answer in answers:
-            key, rollout = answer.task.key, answer.rollout
-            if rollout is None:
-                self._tell(key, FailedSample(*key, answer.reason))
-                continue
+        refs = self._journal.finished_many(
+            [(*task.key[:2], rollout, start_version) for task, rollout, start_version in whole]
+        )
+        for (task, rollout, start_version), ref in zip(whole, refs, strict=True):
+            num_tokens = len(rollout.token_ids)
             self._tell_finished(
-                FinishedSample(
-                    *key,
-                    next(refs),
-                    _oldest(answer),
-                    len(rollout.token_ids),
-                    answer.task.num_given,
-                )
+                FinishedSample(*task.key, ref, start_version, num_tokens, task.num_given)
             )
+        for answer in answers:
+            if answer.rollout is None:
+                self._tell(answer.task.key, FailedSample(*answer.task.key, answer.reason))
 
     def _tell_finished(self, finished: FinishedSample) -> None:
         self._tell((finished.lane, finished.draw, finished.sample), finished)
@@ -335,11 +332,11 @@ class RolloutWorker:
             self._over.set_exception(error)
 
 
-def _oldest(answer: Answer) -> int:
+def _oldest(start_version: int, rollout: Rollout) -> int:
     """The start version of an answer. After a restart, an engine may go on with the beginning of
     an answer that was made under newer weights than it has itself.
     """
-    return min((answer.start_version, *(answer.rollout.versions if answer.rollout else ())))
+    return min((start_version, *rollout.versions))
 
 
 def _order(weights: WeightVersion) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from posttrain.weight_sync.nccl_meeting import (
     parse_location,
     refusal_of,
 )
-from posttrain.weight_sync.transport import listed
+from posttrain.weight_sync.transport import listed, require_checksum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,13 +134,7 @@ class NcclReceiver:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self._expected(shapes, version.location)
         digest = device_checksum(tensors)
-        if digest != version.checksum:
-            raise WeightsDiffer(
-                f"engine {self._engine} received checksum {digest[:8]} for version "
-                f"{version.version}, the trainer published {version.checksum[:8]}",
-                place=version.location,
-                help="publish the version again; the engine goes on with the weights it had",
-            )
+        require_checksum(self._engine, version, digest)
         return WeightVersion(shipment.attempt, shipment.version, digest, version.location)
 
     def _late(self, deadline: Deadline, wanted: str) -> DeadlineExceeded:

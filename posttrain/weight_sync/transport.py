@@ -86,6 +86,20 @@ def require_acknowledged(
         )
 
 
+def require_checksum(engine: str, version: WeightVersion, received: str) -> None:
+    """Raise WeightsDiffer where what an engine has received is not what was published. It has not
+    touched its model by then.
+    """
+    if received == version.checksum:
+        return
+    raise WeightsDiffer(
+        f"engine {engine} received checksum {received[:8]} for version {version.version}, the "
+        f"trainer published {version.checksum[:8]}",
+        place=version.location,
+        help="publish the version again; the engine goes on with the weights it had",
+    )
+
+
 def waited_too_long(
     waiter: str, seconds: float, wanted: str, missing: Sequence[str], answered: Sequence[str]
 ) -> DeadlineExceeded:

@@ -24,9 +24,7 @@ from tiny_engine import CONTEXT, Bench, furthest, prompt, some_steps, true_logpr
 def bench(tmp_path_factory):
     bench = Bench(tmp_path_factory.mktemp("engine"))
     yield bench
-    bench.run(bench.engine.shutdown())
-    bench.shared.close()
-    bench.runner.close()
+    bench.close()
 
 
 class Desk:

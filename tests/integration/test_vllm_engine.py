@@ -41,9 +41,7 @@ from tiny_engine import (  # noqa: E402
 def bench(tmp_path_factory):
     bench = Bench(tmp_path_factory.mktemp("engine"))
     yield bench
-    bench.run(bench.engine.shutdown())
-    bench.shared.close()
-    bench.runner.close()
+    bench.close()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

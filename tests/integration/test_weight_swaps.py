@@ -91,34 +91,6 @@ def test_replaced_weights_are_let_go(found):
 # -- the program ----------------------------------------------------------------------------------
 
 
-def build_model(folder: Path, seed: int, tied: bool):
-    import torch
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-    vocabulary = {chr(0x4E00 + i): i for i in range(VOCABULARY)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        intermediate_size=128,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=tied,
-        eos_token_id=1,
-        pad_token_id=0,
-        initializer_range=0.15,
-    )
-    torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(config).eval()
-    model.save_pretrained(folder)
-    return model
-
-
 def gap(model, rollout, start=0, end=None) -> float:
     """Largest distance to the model's own log-probs over some of the answer's tokens."""
     import torch
@@ -137,6 +109,8 @@ class Program:
 
         spec = EngineSpec(str(folder / "0"), CONTEXT, "fp32", 64, True, 32, 256)
         apply_engine_environment(spec)
+        from tiny_engine import build_model
+
         from posttrain.rollout.vllm_engine import VllmEngine
         from posttrain.weight_sync.shm_publisher import ShmPublisher
 

@@ -1,6 +1,6 @@
 """A vLLM engine on a tiny model, and the same model in transformers as the truth.
 
-The model has tied embeddings, and weights large enough that its answers are not noise.
+The model has tied embeddings unless told otherwise, and weights large enough that its answers are not noise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ END_OF_TURN = 1
 VOCABULARY = 64
 
 
-def build_model(folder: Path, seed: int):
+def build_model(folder: Path, seed: int, tied: bool = True):
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -41,7 +41,7 @@ def build_model(folder: Path, seed: int):
         head_dim=32,
         intermediate_size=128,
         max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         eos_token_id=END_OF_TURN,
         pad_token_id=0,
         initializer_range=0.15,
@@ -70,6 +70,11 @@ class Bench:
 
     def run(self, awaitable):
         return self.runner.run(awaitable)
+
+    def close(self) -> None:
+        self.run(self.engine.shutdown())
+        self.shared.close()
+        self.runner.close()
 
     def publish(self, model: int):
         """Write the weights of one of the two models as the next version."""

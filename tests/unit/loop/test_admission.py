@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from look_ahead import FinishedGroup, choose_batch
 
-from posttrain.loop.admission import AdmissionRule, FinishedGroup, choose_batch
+from posttrain.loop.admission import AdmissionRule
 
 
 def test_room_counts_in_groups():

@@ -1,7 +1,5 @@
 """The machine on literal histories. B groups per step, d steps ahead, bound eta, K samples."""
 
-import json
-
 import pytest
 
 from posttrain.loop.admission import AdmissionRule
@@ -298,10 +296,7 @@ def test_a_restored_machine_goes_on_where_the_old_one_was():
         buffered=((1, 0),),
         served={0: (0, 3)},
     )
-    restored = Machine(
-        AdmissionRule(2, 1, 1), 10, 2,
-        state=MachineState.from_json(json.loads(json.dumps(state.to_json()))),
-    )  # fmt: skip
+    restored = Machine(AdmissionRule(2, 1, 1), 10, 2, state=state)
     assert restored.state() == state
     assert restored.take_batch(0) == (0, 3)
     assert restored.why_waiting(1) == (2, 4, 5)

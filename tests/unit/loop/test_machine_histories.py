@@ -7,16 +7,16 @@ ends, everything that runs finishes and the trainer goes on: then all steps must
 """
 
 import itertools
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from look_ahead import FinishedGroup, choose_batch
 
-from posttrain.loop.admission import AdmissionRule, FinishedGroup, choose_batch
-from posttrain.loop.machine import Machine, MachineState
+from posttrain.loop.admission import AdmissionRule
+from posttrain.loop.machine import Machine
 
 
 @dataclass
@@ -278,12 +278,10 @@ class World:
 
     def restart_coordinator(self):
         """The ledger has everything that was decided; what was finished lies in the journals."""
-        document = json.loads(json.dumps(self.machine.state().to_json()))
         before = self.machine
         self.machine = Machine(
-            self.rule, self.num_steps, self.samples, **self.options,
-            state=MachineState.from_json(document),
-        )  # fmt: skip
+            self.rule, self.num_steps, self.samples, **self.options, state=before.state()
+        )
         assert self.machine.state() == before.state()
         finished, signals = self.finished, self.signals
         self.finished = {draw: group for draw, group in finished.items() if draw in self.fate}
