@@ -193,6 +193,8 @@ class RlBatch(StrictModel):
     optimiser_steps: int = Field(default=1, gt=0)
     """The batch is trained in so many parts of whole groups, one optimiser step each; it still
     makes one weight version. Above 1, answers are old to all but the first: see `off_policy`."""
+    epochs: int = Field(default=1, gt=0)
+    """Passes over the batch, each of `optimiser_steps`; PPO as published makes four."""
     tokens_per_micro_batch: int = Field(default=8192, gt=0)
     """Most tokens that one forward pass holds; micro-batches are packed, not padded."""
 

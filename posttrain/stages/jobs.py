@@ -46,6 +46,8 @@ class OnlineJob:
     precision: str
     tokens_per_micro_batch: int
     optimiser_steps: int
+    epochs: int
+    critic: str | None  # `policy`, `head` or a folder; None where the algorithm needs none
     off_policy: OffPolicy
     checkpoint_every: int
     logprob_check_every: int

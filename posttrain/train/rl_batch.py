@@ -38,6 +38,7 @@ class FlatBatch:
     behaviour_logprobs_T: Tensor  # [T] fp32, nats
     versions_T: Tensor  # [T] int64
     cut_B: Tensor  # [B] bool
+    greedy_rewards_G: Tensor | None = None  # [G] fp32, of the greedy answers where there are any
 
     @property
     def lengths_B(self) -> Tensor:
@@ -60,6 +61,9 @@ def flatten(batch: TrainBatch) -> FlatBatch:
     """ValueError where groups differ in size."""
     rollouts = tuple(rollout for scored in batch.groups for rollout in scored.group.rollouts)
     rewards = [[score.value for score in scored.scores] for scored in batch.groups]
+    greedy = [g.greedy_score.value for g in batch.groups if g.greedy_score is not None]
+    if greedy and len(greedy) < len(batch.groups):
+        raise ValueError(f"{len(greedy)} of {len(batch.groups)} groups have a greedy answer")
     return FlatBatch(
         rollouts=rollouts,
         sequences=sequences_of(rollouts),
@@ -68,6 +72,7 @@ def flatten(batch: TrainBatch) -> FlatBatch:
         behaviour_logprobs_T=_concatenate([r.logprobs for r in rollouts], np.float32),
         versions_T=_concatenate([r.versions for r in rollouts], np.int64),
         cut_B=torch.tensor([rollout.finish == "length" for rollout in rollouts]),
+        greedy_rewards_G=torch.tensor(greedy, dtype=torch.float32) if greedy else None,
     )
 
 
@@ -114,12 +119,36 @@ def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
         "age/multi_version_share": _multi_version_share(flat.rollouts),
         "age/wait_s": batch.waited_s,
     }
+    if flat.greedy_rewards_G is not None:
+        metrics |= _greedy_metrics(batch, flat.greedy_rewards_G)
     for name, chosen_B in (("right", right_B), ("wrong", wrong_B)):
         if chosen_B.any():
             metrics[f"answer/{name}_length_tokens"] = float(lengths_B[chosen_B].mean())
     for age in range(int(metrics["age/versions/max"]) + 1 if ages_T.numel() else 0):
         metrics[f"age/share/{age}"] = float((ages_T == age).float().mean())
     return metrics
+
+
+def _greedy_metrics(batch: TrainBatch, rewards_G: Tensor) -> dict[str, float]:
+    """Of the greedy answers: what they score, how many samples say the same, and how many began
+    under other weights than a sample of theirs (an engine was lost in between).
+    """
+    pairs = [
+        (rollout, scored.group.greedy)
+        for scored in batch.groups
+        for rollout in scored.group.rollouts
+        if scored.group.greedy is not None
+    ]
+    same = [rollout.token_ids == greedy.token_ids for rollout, greedy in pairs]
+    apart = [rollout.versions[:1] != greedy.versions[:1] for rollout, greedy in pairs]
+    greedy = [scored.group.greedy for scored in batch.groups if scored.group.greedy is not None]
+    return {
+        "reward/greedy_mean": float(rewards_G.mean()),
+        "groups/greedy_identical_share": sum(same) / len(pairs),
+        "groups/greedy_apart_share": sum(apart) / len(pairs),
+        "answer/greedy_length_tokens": sum(len(each.token_ids) for each in greedy) / len(greedy),
+        "answer/greedy_cut_share": sum(each.finish == "length" for each in greedy) / len(greedy),
+    }
 
 
 def _passed(batch: TrainBatch) -> Tensor:

@@ -103,13 +103,13 @@ def mean_loss(
                 [t for row in piece for t in row.token_ids], device=model.device
             )
             wanted_T = torch.tensor([m for row in piece for m in row.trained_mask]).bool()
-            logprobs_N, _ = packed_forward(
+            logprobs_N = packed_forward(
                 model,
                 tokens_T,
                 [len(row.token_ids) for row in piece],
                 wanted_T=wanted_T.to(model.device),
                 autocast=autocast,
-            )
+            ).logprobs_N
             total -= float(logprobs_N.double().sum())
             count += len(logprobs_N)
     model.train(was_training)

@@ -546,3 +546,22 @@ def _failed(desk):
 
 def _refusal(task):
     return Answer(task, 0, None, "too long")
+
+
+def test_the_greedy_sample_of_a_group_takes_the_likeliest_tokens(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.0005))) as office:
+            submitted = []
+            submit = office.engine.submit
+
+            def watched(tasks):
+                submitted.extend(tasks)
+                submit(tasks)
+
+            office.engine.submit = watched
+            office.desk.send(work=(replace(work(7, range(3)), greedy_sample=2),))
+            await office.desk.until(lambda: len(office.desk.finished) == 3)
+            return submitted
+
+    by_sample = {task.key[2]: task.sampling for task in asyncio.run(main())}
+    assert by_sample == {0: SAMPLING, 1: SAMPLING, 2: replace(SAMPLING, temperature=0.0, seed=None)}

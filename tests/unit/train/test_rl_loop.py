@@ -50,7 +50,7 @@ class Diary:
 
     published_weights = weights
 
-    def optimiser_state(self):
+    def state(self):
         return {"steps_trained": self.steps_trained, "tokens_seen": self.tokens_seen}
 
     def load(self, weights, state):

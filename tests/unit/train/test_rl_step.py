@@ -65,7 +65,12 @@ def make_trainer(micro, budget, off_policy=None, optimiser_steps=1, **config):
         load_tokenizer(micro),
         grpo,
         grpo.Config(lr=1e-3, **config),
-        StepSettings(1.0, budget, "fp32", optimiser_steps, OffPolicy(**(off_policy or {}))),
+        StepSettings(
+            1.0,
+            budget,
+            optimiser_steps=optimiser_steps,
+            off_policy=OffPolicy(**(off_policy or {})),
+        ),
     )
 
 
