@@ -69,9 +69,14 @@ nothing, so nothing could be lost since then: name the first trained model.""",
     "impossible-group": """GRPO and its relatives compare the answers to one prompt with one
 another. With one answer per prompt every advantage is zero and nothing is learnt. Use
 `batch.samples_per_prompt: 2` or more.""",
+    "charged-twice": """The same thing would be taken off twice. The KL to the starting model goes
+either into the reward (`kl_in_reward`, as in PPO, ReMax and RLOO) or into the loss (`kl_in_loss`,
+as in GRPO): set one of them to 0, also where the other is an algorithm's default. An unfinished
+answer's score is either lowered or replaced.""",
     "unused-setting": """A setting that would silently do nothing beside the others. Weights of
 tokens, and their bounds, exist only where `off_policy.proximal` is recompute or interpolate;
-`low` only with `weights: mask` or `clamp`.""",
+`low` only with `weights: mask` or `clamp`. `kl_target` moves `kl_in_reward`, which has to be above
+0; `kl_estimator` is the loss's.""",
     "nothing-to-interpolate": """`off_policy.proximal: interpolate` guesses the log-probs right
 before a step from a token's age in versions. With `staleness: 0` every token has age 0, and the
 guess is the behaviour policy itself.""",

@@ -19,8 +19,12 @@ class StrictModel(BaseModel):
 
 
 class Contradiction(ValueError):
-    """Two keys that cannot both be meant, raised by a validator; `help` says what to write."""
+    """Keys that cannot be meant together, raised by a validator; `help` says what to write.
 
-    def __init__(self, message: str, help: str) -> None:
+    `code` is the problem's, where `posttrain explain` has more to say than of any bad value.
+    """
+
+    def __init__(self, message: str, help: str, code: str = "bad-value") -> None:
         super().__init__(message)
         self.help = help
+        self.code = code

@@ -81,7 +81,8 @@ def _problem(detail: Any, model: type[BaseModel], prefix: str, places: Places) -
         sentence = _sentence(model, loc)
         return Problem("missing-key", f"`{name}` is missing", parent, file, line, sentence)
     message, help = _value_words(kind, context, detail)
-    return Problem("bad-value", message, key, file, line, help)
+    code = getattr(context.get("error"), "code", "bad-value")
+    return Problem(code, message, key, file, line, help)
 
 
 def _value_words(kind: str, context: Mapping[str, Any], detail: Any) -> tuple[str, str]:

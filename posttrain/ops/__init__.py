@@ -11,9 +11,31 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from posttrain.ops import baselines, checks, kl, logprobs, masked, off_policy, surrogates
+    from posttrain.ops import (
+        baselines,
+        checks,
+        kl,
+        logprobs,
+        masked,
+        off_policy,
+        returns,
+        shaping,
+        surrogates,
+        values,
+    )
 
-__all__ = ["baselines", "checks", "kl", "logprobs", "masked", "off_policy", "surrogates"]
+__all__ = [
+    "baselines",
+    "checks",
+    "kl",
+    "logprobs",
+    "masked",
+    "off_policy",
+    "returns",
+    "shaping",
+    "surrogates",
+    "values",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from posttrain.ops.checks import check_floating, check_rank
+
+Scale = Literal["std", "batch", "none"]
+"""std: divided by the group's own standard deviation (GRPO). batch: by that of all rewards of the
+batch, so that very easy and very hard prompts do not weigh more. none: not divided (Dr. GRPO)."""
 
 
 def group_mean(rewards_GK: Tensor) -> Tensor:
@@ -23,6 +29,21 @@ def leave_one_out(rewards_GK: Tensor) -> Tensor:
     """[G, K] mean of the *other* samples of the group: (sum - own) / (K - 1) (RLOO, 2402.14740)."""
     _check(rewards_GK)
     return (rewards_GK.sum(dim=1, keepdim=True) - rewards_GK) / (rewards_GK.shape[1] - 1)
+
+
+def group_advantages(rewards_GK: Tensor, scale: Scale, epsilon: float = 1e-6) -> Tensor:
+    """[G, K] (r - mean of its group) / (std + epsilon), standard deviations unbiased.
+
+    A group of equal rewards gets 0 under every scale.
+    """
+    advantages_GK = rewards_GK - group_mean(rewards_GK)
+    if scale == "std":
+        return advantages_GK / (group_std(rewards_GK) + epsilon)
+    if scale == "batch":
+        return advantages_GK / (rewards_GK.std(unbiased=True) + epsilon)
+    if scale == "none":
+        return advantages_GK
+    raise ValueError(f"no scale {scale!r}")
 
 
 def over_tokens(values_GK: Tensor, lengths_B: Tensor) -> Tensor:

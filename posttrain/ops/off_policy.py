@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from posttrain.ops.checks import check_floating, check_same_shape
-from posttrain.ops.masked import sequence_sums
+from posttrain.ops.masked import sequence_means
 from posttrain.ops.surrogates import MAX_LOG_RATIO
 
 Bound = Literal["cap", "mask", "clamp"]
@@ -64,12 +64,7 @@ def sequence_weights(
     """
     log_ratio_T = _log_ratio(proximal_logprobs_T, behaviour_logprobs_T)
     check_same_shape(log_ratio_T=log_ratio_T, mask_T=mask_T, sequence_T=sequence_T)
-    mask_T = mask_T.to(log_ratio_T.dtype)
-    # Not `log_ratio * mask`: an infinity at a masked token would become NaN.
-    log_ratio_T = torch.where(mask_T > 0, log_ratio_T, torch.zeros_like(log_ratio_T))
-    sums_B = sequence_sums(log_ratio_T, sequence_T, num_sequences)
-    counts_B = sequence_sums(mask_T, sequence_T, num_sequences)
-    return torch.exp(sums_B / counts_B.clamp(min=1.0))[sequence_T]
+    return torch.exp(sequence_means(log_ratio_T, mask_T, sequence_T, num_sequences))[sequence_T]
 
 
 def is_outside(weights_T: Tensor, bound: Bound, low: float, high: float) -> Tensor:

@@ -29,3 +29,15 @@ def test_over_tokens_repeats_by_length_and_skips_empty_answers():
 def test_groups_of_one_are_refused():
     with pytest.raises(ValueError, match="two or more"):
         baselines.group_mean(torch.ones(3, 1))
+
+
+def test_group_advantages_under_every_scale():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
+    # unbiased std of the group 0.577350; of the batch's eight rewards: mean 1.25, var 5.5/7
+    batch = 0.5 / 0.886405
+    for scale, size in (("std", 0.866024), ("batch", batch), ("none", 0.5)):
+        found = baselines.group_advantages(rewards, scale)
+        assert found[0].tolist() == pytest.approx([size, -size, -size, size], abs=1e-5)
+        assert found[1].tolist() == [0.0, 0.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="no scale 'mean'"):
+        baselines.group_advantages(rewards, "mean")
