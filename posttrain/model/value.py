@@ -78,7 +78,9 @@ def load_value_model(path: str | Path, precision: str = "fp32") -> ValueModel:
         output_loading_info=True,
     )
     model, loading = loaded
-    missing = sorted(set(loading["missing_keys"]) - ({"score.weight"} if not is_classifier else set()))
+    missing = sorted(
+        set(loading["missing_keys"]) - ({"score.weight"} if not is_classifier else set())
+    )
     if missing or not isinstance(getattr(model, "score", None), nn.Linear):
         what = f"lacks {missing[0]}" if missing else "has no head named `score`"
         raise InputError(

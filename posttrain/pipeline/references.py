@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from posttrain.config.document import Places
 from posttrain.config.critic import names_a_stage
+from posttrain.config.document import Places
 from posttrain.config.keys import STAGE_CLASSES
 from posttrain.config.pipeline import (
     AverageStage,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.config.critic import CriticConfig
+from posttrain.config.optimiser import OptimiserConfig
 from posttrain.model.packed import packed_values
 from posttrain.model.value import ValueHead, load_value_model
 from posttrain.train.micro_batches import MicroBatch
@@ -37,15 +38,21 @@ class Critic:
     """One critic with its optimiser; every rank has a share of it."""
 
     def __init__(
-        self, module: nn.Module, config: CriticConfig, precision: str, ranks: Ranks
+        self, module: nn.Module, config: OptimiserConfig, precision: str, ranks: Ranks
     ) -> None:
-        """`module` is whole, and on the device to train on."""
+        """`module` is whole, and on the device to train on. TypeError where the algorithm's settings
+        say nothing of a critic.
+        """
+        if not isinstance(config, CriticConfig):
+            raise TypeError("an algorithm that needs a critic inherits CriticConfig")
         self.is_head = isinstance(module, ValueHead)
         self._autocast = torch.bfloat16 if precision == "bf16" else None
         self._warmup_steps = config.critic_warmup_steps
-        lr = config.critic_lr if config.critic_lr is not None else config.lr
+        own: Any = config
+        if config.critic_lr is not None:
+            own = config.model_copy(update={"lr": config.critic_lr})
         # Policy is a model with an optimiser; a critic is one too, and nobody publishes it.
-        self.learner = Policy(module, None, config.model_copy(update={"lr": lr}), "fp32", ranks)
+        self.learner = Policy(module, None, own, "fp32", ranks)
 
     def is_warming_up(self, step: int) -> bool:
         """Whether the critic alone learns in this step."""

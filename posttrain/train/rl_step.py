@@ -88,7 +88,9 @@ class RlTrainer:
         self._config: Any = config
         self._settings = settings
         self._needs = needs_of(algorithm, config)
-        self._critic = critic and Critic(critic, self._config, settings.precision, self._ranks)
+        self._critic: Critic | None = None
+        if critic is not None:
+            self._critic = Critic(critic, config, settings.precision, self._ranks)
         self._kl_coefficient = float(getattr(config, "kl_in_reward", 0.0))
         _refuse_unmet(self._needs, self._critic)
 
@@ -287,7 +289,7 @@ class RlTrainer:
         return logprobs_T
 
     def _kl_metrics(self, kl_nats: float, num_sequences: int) -> dict[str, float]:
-        """The coefficient that this batch was charged; the next one's is adapted where asked for."""
+        """The coefficient that this batch was charged; the next one's may be adapted."""
         charged, target = self._kl_coefficient, getattr(self._config, "kl_target", None)
         if charged == 0:
             return {}
