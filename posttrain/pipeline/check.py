@@ -191,7 +191,12 @@ class _Checker:
         if needs_of(module, config).groups:
             message = f"{samples}, but {stage.algorithm.name} compares the samples of one prompt"
             key = f"stages.{name}.batch.samples_per_prompt"
-            self.add("impossible-group", message, key, "2 or more (8 is usual)")
+            self.add(
+                "impossible-group",
+                message,
+                key,
+                "2 or more (8 is usual), or algorithm: remax, which needs one",
+            )
 
     def _check_shares(self, name: str, stage: SftStage) -> None:
         """Every trainer gets the same number of rows of each step."""

@@ -96,7 +96,8 @@ def test_all_kinds_of_mistakes_are_shown_together(write_pipeline: Write) -> None
             "samples_per_prompt: 8",
             "samples_per_prompt: 1",
             "error[impossible-group] mine.yaml:14 stages.rlvr.batch.samples_per_prompt: 1, but "
-            "grpo compares the samples of one prompt\n  help: 2 or more (8 is usual)",
+            "grpo compares the samples of one prompt\n  help: 2 or more (8 is usual), or "
+            "algorithm: remax, which needs one",
         ),
         (
             "data: microworld/skills, steps: 10",
