@@ -143,6 +143,7 @@ def _train_sft(config: Mapping[str, Any]) -> None:
             holdout_rows=job.holdout_rows,
             seed=job.seed,
             precision=job.precision,
+            lora=job.lora,
         ),
         rows,
         config["tracker"],
@@ -160,7 +161,9 @@ def _train_online(config: Mapping[str, Any]) -> None:
     from posttrain.checkpoint.store import CheckpointStore
     from posttrain.config.plugins import load_plugin, plugin_config
     from posttrain.model.load import load_model, load_tokenizer
+    from posttrain.model.lora import add_adapters
     from posttrain.train.ranks import Ranks
+    from posttrain.train.reference_weights import reference_weights
     from posttrain.train.rl_loop import RlParts, RlSettings, run_training
     from posttrain.train.rl_step import RlTrainer, StepSettings
 
@@ -173,10 +176,12 @@ def _train_online(config: Mapping[str, Any]) -> None:
     directory = Path(job.directory)
     algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
     policy: Any = load_model(job.model_path, "fp32")
-    reference: Any = load_model(job.model_path, "fp32")
+    if job.lora is not None:
+        add_adapters(policy, job.lora, job.loop.seed)
+    policy.to(device)
     trainer = RlTrainer(
-        policy.to(device),
-        reference.to(device),
+        policy,
+        reference_weights(policy, job.model_path, job.reference, device),
         load_tokenizer(job.model_path),
         algorithm,
         plugin_config(algorithm, job.algorithm.settings),

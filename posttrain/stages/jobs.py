@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.config.lora import Lora
 from posttrain.config.pipeline import OffPolicy
 from posttrain.loop.settings import LoopSettings
 from posttrain.ports import EngineSpec
@@ -47,6 +48,8 @@ class OnlineJob:
     tokens_per_micro_batch: int
     optimiser_steps: int
     off_policy: OffPolicy
+    lora: Lora | None
+    reference: str  # "keep" or "offload"
     checkpoint_every: int
     logprob_check_every: int
     attempt: int
@@ -60,6 +63,7 @@ class SftJob:
     directory: str
     model_path: str
     algorithm: PluginRef
+    lora: Lora | None
     data: Mapping[str, Any]  # DataSpec
     batch_rows: int
     tokens_per_micro_batch: int

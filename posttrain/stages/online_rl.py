@@ -60,6 +60,8 @@ def run(
         tokens_per_micro_batch=stage.batch.tokens_per_micro_batch,
         optimiser_steps=stage.batch.optimiser_steps,
         off_policy=stage.off_policy,
+        lora=stage.lora,
+        reference=stage.reference,
         checkpoint_every=stage.checkpoint_every,
         logprob_check_every=stage.logprob_check_every,
         attempt=context.attempt,

@@ -27,9 +27,9 @@ from posttrain.config.pipeline import OffPolicy
 from posttrain.errors import StageFailed
 from posttrain.model.packed import packed_forward
 from posttrain.ports import AdvantageInputs, Advantages, LossInputs, Needs
+from posttrain.train.adapted_policy import make_policy
 from posttrain.train.micro_batches import MicroBatch, Part, micro_batches, pack, split
 from posttrain.train.off_policy import trust_region
-from posttrain.train.policy import Policy
 from posttrain.train.ranks import Ranks
 from posttrain.train.reference import Reference, distance_nats, sample
 from posttrain.train.rl_batch import FlatBatch, sequences_of
@@ -72,10 +72,13 @@ class RlTrainer:
         settings: StepSettings,
         ranks: Ranks | None = None,
     ) -> None:
-        """Both models are whole and on the device to train on; several ranks shard them here."""
+        """The model is whole and on the device to train on; several ranks shard it here.
+
+        `reference` is a model like it, or `reference_weights` that say where one is kept.
+        """
         self._ranks = ranks or Ranks()
         self._reference = Reference(reference, self._ranks, lambda *a: self._forward(*a)[0])
-        self.policy = Policy(model, tokenizer, config, settings.precision, self._ranks)
+        self.policy = make_policy(model, tokenizer, config, settings.precision, self._ranks)
         self._algorithm = algorithm
         self._config = config
         self._settings = settings
