@@ -140,9 +140,11 @@ def _train_sft(config: Mapping[str, Any]) -> None:
             tokens_per_micro_batch=job.tokens_per_micro_batch,
             steps=job.steps,
             epochs=job.epochs,
+            reward_scale=job.reward_scale,
             holdout_rows=job.holdout_rows,
             seed=job.seed,
             precision=job.precision,
+            lora=job.lora,
         ),
         rows,
         config["tracker"],
@@ -160,8 +162,10 @@ def _train_online(config: Mapping[str, Any]) -> None:
     from posttrain.checkpoint.store import CheckpointStore
     from posttrain.config.plugins import load_plugin, plugin_config
     from posttrain.model.load import load_model, load_tokenizer
+    from posttrain.model.lora import add_adapters
     from posttrain.train.critic import critic_module
     from posttrain.train.ranks import Ranks
+    from posttrain.train.reference_weights import reference_weights
     from posttrain.train.rl_loop import RlParts, RlSettings, run_training
     from posttrain.train.rl_step import RlTrainer, StepSettings
 
@@ -174,14 +178,16 @@ def _train_online(config: Mapping[str, Any]) -> None:
     directory = Path(job.directory)
     algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
     policy: Any = load_model(job.model_path, "fp32")
-    reference: Any = load_model(job.model_path, "fp32")
+    if job.lora is not None:
+        add_adapters(policy, job.lora, job.loop.seed)
+    policy.to(device)
     critic: Any = None
     if job.critic is not None:
         hidden_size = policy.config.get_text_config().hidden_size
         critic = critic_module(job.critic, job.model_path, hidden_size).to(device)
     trainer = RlTrainer(
-        policy.to(device),
-        reference.to(device),
+        policy,
+        reference_weights(policy, job.model_path, job.reference, device),
         load_tokenizer(job.model_path),
         algorithm,
         plugin_config(algorithm, job.algorithm.settings),

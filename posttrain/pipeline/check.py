@@ -145,7 +145,8 @@ class _Checker:
         if isinstance(stage, OnlineRlStage):
             self._check_groups(name, stage)
             trainers = stage.resources.trainers or self.loaded.cluster.trainers
-            self.problems += check_online(name, stage, trainers, self.places)
+            gpus = self.loaded.cluster.gpus_per_trainer
+            self.problems += check_online(name, stage, trainers, gpus, self.places)
         if isinstance(stage, SftStage):
             self._check_shares(name, stage)
         if isinstance(stage, SftStage | OnlineRlStage):

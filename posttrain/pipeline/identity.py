@@ -27,6 +27,7 @@ UNCOUNTED = (
     "checkpoint_every",
     "logprob_check_every",
     "reward.timeout_s",
+    "reference",
 )
 """Dotted keys of a stage that are outside its identity."""
 

@@ -44,6 +44,7 @@ def run(
         algorithm=algorithm,
         reward=reward,
         reward_timeout_s=stage.reward.timeout_s,
+        reward_scale=stage.reward.scale,
         prompts=tuple(prompts),
         heldout=tuple(heldout),
         loop=LoopSettings(
@@ -70,6 +71,8 @@ def run(
         epochs=stage.batch.epochs,
         critic=_critic(config, context) if needs.critic else None,
         off_policy=stage.off_policy,
+        lora=stage.lora,
+        reference=stage.reference,
         checkpoint_every=stage.checkpoint_every,
         logprob_check_every=stage.logprob_check_every,
         attempt=context.attempt,

@@ -40,8 +40,8 @@ class Critic:
     def __init__(
         self, module: nn.Module, config: OptimiserConfig, precision: str, ranks: Ranks
     ) -> None:
-        """`module` is whole, and on the device to train on. TypeError where the algorithm's settings
-        say nothing of a critic.
+        """`module` is whole, and on the device to train on. TypeError where the algorithm's Config
+        says nothing of a critic.
         """
         if not isinstance(config, CriticConfig):
             raise TypeError("an algorithm that needs a critic inherits CriticConfig")

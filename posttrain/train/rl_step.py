@@ -27,11 +27,11 @@ from posttrain.config.optimiser import OptimiserConfig
 from posttrain.config.pipeline import OffPolicy
 from posttrain.errors import StageFailed
 from posttrain.ports import AdvantageInputs, Advantages, LossInputs, LossTerms, Needs
+from posttrain.train.adapted_policy import make_policy
 from posttrain.train.critic import Critic, gather, without_critic
 from posttrain.train.forward import Forward
 from posttrain.train.micro_batches import MicroBatch, Part, micro_batches, pack, split
 from posttrain.train.off_policy import trust_region
-from posttrain.train.policy import Policy
 from posttrain.train.ranks import Ranks
 from posttrain.train.reference import Reference, distance_nats, sample
 from posttrain.train.rl_batch import FlatBatch, sequences_of
@@ -49,6 +49,7 @@ class StepSettings:
     optimiser_steps: int = 1  # per pass over the batch, each on its part of the groups
     epochs: int = 1  # passes over the batch
     max_new_tokens: int = 0  # limit of one answer
+    reward_scale: float = 1.0  # what scores are multiplied with for the algorithm
     off_policy: OffPolicy = field(default_factory=OffPolicy)
 
 
@@ -79,11 +80,14 @@ class RlTrainer:
         ranks: Ranks | None = None,
         critic: torch.nn.Module | None = None,
     ) -> None:
-        """Models are whole and on the device to train on; several ranks shard them here."""
+        """Models are whole and on the device to train on; several ranks shard them here.
+
+        `reference` is a model like it, or `reference_weights` that say where one is kept.
+        """
         self._ranks = ranks or Ranks()
         self._forward = Forward(settings.temperature, settings.precision)
         self._reference = Reference(reference, self._ranks, self._forward.logprobs)
-        self.policy = Policy(model, tokenizer, config, settings.precision, self._ranks)
+        self.policy = make_policy(model, tokenizer, config, settings.precision, self._ranks)
         self._algorithm: Any = algorithm
         self._config: Any = config
         self._settings = settings
@@ -157,14 +161,15 @@ class RlTrainer:
     ) -> Advantages:
         if self._needs.greedy and flat.greedy_rewards_G is None:
             raise ValueError("the algorithm needs greedy answers, and the batch has none")
+        scale, greedy_G = self._settings.reward_scale, flat.greedy_rewards_G
         inputs = AdvantageInputs(
-            rewards_GK=flat.rewards_GK,
+            rewards_GK=scale * flat.rewards_GK,
             lengths_B=flat.lengths_B,
             mask_T=flat.mask_T,
             behaviour_logprobs_T=flat.behaviour_logprobs_T,
             reference_logprobs_T=reference_T,
             values_T=values_T,
-            greedy_rewards_G=flat.greedy_rewards_G,
+            greedy_rewards_G=None if greedy_G is None else scale * greedy_G,
             cut_B=flat.cut_B,
             kl_coefficient=self._kl_coefficient,
             max_new_tokens=self._settings.max_new_tokens,
