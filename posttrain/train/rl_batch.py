@@ -93,11 +93,15 @@ def _concatenate(parts: Sequence[Sequence[float]], kind: type[np.generic]) -> Te
     return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(parts), kind, total))
 
 
-def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
-    """Rewards, groups, answers and ages: everything that needs no model."""
+def batch_metrics(
+    batch: TrainBatch, flat: FlatBatch, compares_answers: bool = True
+) -> dict[str, float]:
+    """Rewards, groups, answers and ages: everything that needs no model.
+
+    `compares_answers`: whether a prompt whose answers all score the same teaches nothing.
+    """
     rewards_GK = flat.rewards_GK
     passed_GK = _passed(batch)
-    one_sided_G = rewards_GK.max(1).values == rewards_GK.min(1).values
     lengths_B = flat.lengths_B.float()
     right_B, wrong_B = passed_GK.flatten(), ~passed_GK.flatten()
     ages_T = (batch.step - flat.versions_T).float()
@@ -107,9 +111,6 @@ def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
         "reward/pass_share": float(passed_GK.float().mean()),
         "reward/pass_at_k": float(passed_GK.any(1).float().mean()),
         "groups/trained": float(len(batch.groups)),
-        "groups/no_signal_share": float(one_sided_G.float().mean()),
-        "groups/all_right_share": float(passed_GK.all(1).float().mean()),
-        "groups/all_wrong_share": float((~passed_GK).all(1).float().mean()),
         "groups/identical_share": _identical_share(batch),
         "answer/length_tokens": float(lengths_B.mean()),
         "answer/cut_share": float(flat.cut_B.float().mean()),
@@ -119,6 +120,12 @@ def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
         "age/multi_version_share": _multi_version_share(flat.rollouts),
         "age/wait_s": batch.waited_s,
     }
+    if compares_answers:
+        metrics |= {
+            "groups/no_signal_share": _no_signal_share(flat),
+            "groups/all_right_share": float(passed_GK.all(1).float().mean()),
+            "groups/all_wrong_share": float((~passed_GK).all(1).float().mean()),
+        }
     if flat.greedy_rewards_G is not None:
         metrics |= _greedy_metrics(batch, flat.greedy_rewards_G)
     for name, chosen_B in (("right", right_B), ("wrong", wrong_B)):
@@ -127,6 +134,14 @@ def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
     for age in range(int(metrics["age/versions/max"]) + 1 if ages_T.numel() else 0):
         metrics[f"age/share/{age}"] = float((ages_T == age).float().mean())
     return metrics
+
+
+def _no_signal_share(flat: FlatBatch) -> float:
+    """Share of groups whose answers, the greedy one included, all score the same."""
+    scores_GK = flat.rewards_GK
+    if flat.greedy_rewards_G is not None:
+        scores_GK = torch.cat([scores_GK, flat.greedy_rewards_G[:, None]], dim=1)
+    return float((scores_GK.max(1).values == scores_GK.min(1).values).float().mean())
 
 
 def _greedy_metrics(batch: TrainBatch, rewards_G: Tensor) -> dict[str, float]:

@@ -127,7 +127,8 @@ def _next_batch(parts: RlParts, step: int) -> TrainBatch | None:
 def _train(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> dict[str, float]:
     began = time.monotonic()
     flat = flatten(batch)
-    metrics = batch_metrics(batch, flat) | parts.trainer.step(flat, batch.step, settings.num_steps)
+    metrics = batch_metrics(batch, flat, parts.trainer.compares_answers)
+    metrics |= parts.trainer.step(flat, batch.step, settings.num_steps)
     busy_s = time.monotonic() - began
     parts.ranks.from_first(
         lambda: _show(settings, parts, batch), f"writing the rollouts of step {batch.step}"

@@ -98,6 +98,11 @@ class RlTrainer:
         self._kl_coefficient = float(getattr(config, "kl_in_reward", 0.0))
         _refuse_unmet(self._needs, self._critic)
 
+    @property
+    def compares_answers(self) -> bool:
+        """Whether a prompt teaches by how its answers differ."""
+        return self._needs.groups or self._needs.greedy
+
     # -- one batch ------------------------------------------------------------------------------
 
     def step(self, flat: FlatBatch, step: int, num_steps: int) -> dict[str, float]:
@@ -197,7 +202,7 @@ class RlTrainer:
             )
         for learner in learners:
             learner.step()
-        tally.add({"train/grad_norm": norms[0] if batch.trains_policy else 0.0})
+        tally.add({"train/grad_norm": norms[0]} if batch.trains_policy else {"train/warmup": 1.0})
         if self._critic:
             tally.add({"train/critic_grad_norm": norms[-1]})
         return tally

@@ -31,6 +31,8 @@ class Diary:
         self._own_logprobs = own_logprobs
         self.checkpoints = CheckpointStore(directory / "checkpoints")
 
+    compares_answers = True
+
     def note(self, *call):
         self.calls.append(call)
 
