@@ -38,7 +38,7 @@ class Rollout:
     """
 
     group_id: str
-    sample: int  # 0..K-1; -1 is the greedy rollout of algorithms that need one
+    sample: int  # 0..K-1; K is the greedy rollout of algorithms that need one
     prompt_ids: tuple[int, ...]  # [P]
     token_ids: tuple[int, ...]  # [T] with the end-of-turn token where it was sampled
     mask: tuple[int, ...]  # [T] 1 where the policy chose the token, 0 where an environment did
@@ -160,10 +160,11 @@ class Work:
 
     lane: Lane
     draw: int  # in lane "train" the draw's number in the stage's prompt stream
-    samples: tuple[int, ...]  # 0..K-1, those this engine shall generate
+    samples: tuple[int, ...]  # of 0..K-1 (K: greedy), those this engine shall generate
     prompt: Prompt
     sampling: Sampling  # `seed` is the draw's; sample i is seeded with seed + i
     look_in: tuple[str, ...] = ()
+    greedy_sample: int | None = None  # this sample is not drawn but takes the likeliest tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +248,8 @@ class StoredGroup:
 
     draw: int
     start_version: int  # the lowest of its samples'
-    refs: tuple[RolloutRef, ...]  # K, by sample
-    scores: tuple[Score, ...]  # K
+    refs: tuple[RolloutRef, ...]  # K, by sample; K + 1 with a greedy one at the end
+    scores: tuple[Score, ...]  # as many
 
 
 @dataclass(frozen=True, slots=True)

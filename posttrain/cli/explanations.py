@@ -77,7 +77,8 @@ answer's score is either lowered or replaced.""",
     "unused-setting": """A setting that would silently do nothing beside the others. Weights of
 tokens, and their bounds, exist only where `off_policy.proximal` is recompute or interpolate;
 `low` only with `weights: mask` or `clamp`. `kl_target` moves `kl_in_reward`, which has to be above
-0; `kl_estimator` is the loss's.""",
+0; `kl_estimator` is the loss's. With `lora` the reference is the policy with its adapters off:
+nothing is left to keep or to offload.""",
     "nothing-to-interpolate": """`off_policy.proximal: interpolate` guesses the log-probs right
 before a step from a token's age in versions. With `staleness: 0` every token has age 0, and the
 guess is the behaviour policy itself.""",
@@ -154,6 +155,15 @@ fails on them would teach the model something else.""",
     "verifier-failing": """A verifier raised, hung or returned no number too often. Such answers
 are never scored 0: they are tried again, then dropped and counted. Above the limit the stage
 stops, because what is dropped is seldom dropped at random.""",
+    "offload-spread": """`reference: offload` keeps the reference on the host and moves it to the
+GPU whole while it is asked. Several trainers on GPUs spread it among them anyway, so that whole it
+would take more room than it does. Keep it, or train adapters (`lora`): then there is none.""",
+    "unknown-layer": """`lora.targets` names layers by their last name (q_proj, up_proj). Only
+linear layers can get an adapter, and the output head cannot: it often shares its matrix with the
+embedding.""",
+    "rank-too-large": """An adapter is a pair of matrices, [rank, columns] and [rows, rank]. With a
+rank above the smaller side of a layer's matrix it could do no more, and would cost more than
+training the layer itself.""",
     "batch-too-small": """Every trainer needs at least one row of each optimiser step.""",
     "batch-not-divisible": """The rows of a step are dealt out evenly to the trainers, so their
 number has to be a multiple of the number of trainers.""",

@@ -140,9 +140,11 @@ def _train_sft(config: Mapping[str, Any]) -> None:
             tokens_per_micro_batch=job.tokens_per_micro_batch,
             steps=job.steps,
             epochs=job.epochs,
+            reward_scale=job.reward_scale,
             holdout_rows=job.holdout_rows,
             seed=job.seed,
             precision=job.precision,
+            lora=job.lora,
         ),
         rows,
         config["tracker"],
@@ -160,7 +162,10 @@ def _train_online(config: Mapping[str, Any]) -> None:
     from posttrain.checkpoint.store import CheckpointStore
     from posttrain.config.plugins import load_plugin, plugin_config
     from posttrain.model.load import load_model, load_tokenizer
+    from posttrain.model.lora import add_adapters
+    from posttrain.train.critic import critic_module
     from posttrain.train.ranks import Ranks
+    from posttrain.train.reference_weights import reference_weights
     from posttrain.train.rl_loop import RlParts, RlSettings, run_training
     from posttrain.train.rl_step import RlTrainer, StepSettings
 
@@ -173,10 +178,16 @@ def _train_online(config: Mapping[str, Any]) -> None:
     directory = Path(job.directory)
     algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
     policy: Any = load_model(job.model_path, "fp32")
-    reference: Any = load_model(job.model_path, "fp32")
+    if job.lora is not None:
+        add_adapters(policy, job.lora, job.loop.seed)
+    policy.to(device)
+    critic: Any = None
+    if job.critic is not None:
+        hidden_size = policy.config.get_text_config().hidden_size
+        critic = critic_module(job.critic, job.model_path, hidden_size).to(device)
     trainer = RlTrainer(
-        policy.to(device),
-        reference.to(device),
+        policy,
+        reference_weights(policy, job.model_path, job.reference, device),
         load_tokenizer(job.model_path),
         algorithm,
         plugin_config(algorithm, job.algorithm.settings),
@@ -185,11 +196,15 @@ def _train_online(config: Mapping[str, Any]) -> None:
             tokens_per_micro_batch=job.tokens_per_micro_batch,
             precision=job.precision,
             optimiser_steps=job.optimiser_steps,
+            epochs=job.epochs,
+            max_new_tokens=job.loop.sampling.max_new_tokens,
             off_policy=job.off_policy,
         ),
         ranks,
+        critic,
     )
-    reader = RolloutReader(PromptStream(ray.get(config["prompts"]), job.loop.seed))
+    prompts = PromptStream(ray.get(config["prompts"]), job.loop.seed)
+    reader = RolloutReader(prompts, job.loop.samples_per_prompt)
     checkpoints = CheckpointStore(directory / "checkpoints")
     attempt = _count_start(directory) if ranks.is_first else 0
     if attempt > config["starts_before"]:
@@ -268,8 +283,9 @@ class Delivery:
 class RolloutReader:
     """Reads what the coordinator names: prompts from the stage's stream, tokens from journals."""
 
-    def __init__(self, prompts: PromptStream) -> None:
+    def __init__(self, prompts: PromptStream, samples_per_prompt: int) -> None:
         self._prompts = prompts
+        self._num_samples = samples_per_prompt  # what a group has beyond them is its greedy answer
 
     def batch(self, stored: StoredBatch) -> TrainBatch:
         """Raises StageFailed where a rollout cannot be read."""
@@ -287,8 +303,13 @@ class RolloutReader:
         prompt = self._prompts.at(group.draw)
         name = str(group.draw)
         rollouts = tuple(read_rollout(ref, name, prompt.token_ids) for ref in group.refs)
+        num, greedy, greedy_score = self._num_samples, None, None
+        if len(rollouts) > num:
+            greedy, greedy_score = rollouts[num], group.scores[num]
         return ScoredGroup(
-            RolloutGroup(name, group.draw, prompt, rollouts, group.start_version), group.scores
+            RolloutGroup(name, group.draw, prompt, rollouts[:num], group.start_version, greedy),
+            group.scores[:num],
+            greedy_score,
         )
 
 

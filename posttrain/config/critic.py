@@ -6,11 +6,23 @@ from pydantic import Field
 
 from posttrain.config.strict import StrictModel
 
+POLICY, HEAD = "policy", "head"
+
+
+def is_folder(critic: str) -> bool:
+    """Whether `critic:` is a folder: it is written as a path."""
+    return any(mark in critic for mark in "/.~")
+
+
+def names_a_stage(critic: str) -> bool:
+    """Whether `critic:` is the name of a stage: neither a keyword nor a folder."""
+    return critic not in (POLICY, HEAD) and not is_folder(critic)
+
 
 class CriticConfig(StrictModel):
     """The model that predicts what is still to be earned, and how it learns."""
 
-    critic: str = Field(default="policy", min_length=1)
+    critic: str = Field(default=POLICY, min_length=1)
     """`policy`: a model of its own that starts as the policy, with a new head of zeros. `head`: a
     value head on the policy's own layers. Otherwise a folder or a stage with a
     sequence-classification model, such as a reward model."""

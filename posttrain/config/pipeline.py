@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from posttrain.config.lora import Lora
 from posttrain.config.strict import Contradiction, StrictModel
 
 
@@ -165,6 +166,8 @@ class SftStage(StageBase):
     """Rows with `prompt` and `completion`, or `messages`."""
     algorithm: Plugin = Plugin(name="sft")
     """The offline algorithm and its settings (lr, schedule, ...)."""
+    lora: Lora | None = None
+    """Train LoRA adapters (`{rank: 16}`) in place of all weights; the model folder is merged."""
     batch: SftBatch = SftBatch()
     """Rows per step."""
     steps: int | None = Field(default=None, gt=0)
@@ -193,6 +196,8 @@ class RlBatch(StrictModel):
     optimiser_steps: int = Field(default=1, gt=0)
     """The batch is trained in so many parts of whole groups, one optimiser step each; it still
     makes one weight version. Above 1, answers are old to all but the first: see `off_policy`."""
+    epochs: int = Field(default=1, gt=0)
+    """Passes over the batch, each of `optimiser_steps`; PPO as published makes four."""
     tokens_per_micro_batch: int = Field(default=8192, gt=0)
     """Most tokens that one forward pass holds; micro-batches are packed, not padded."""
 
@@ -251,6 +256,10 @@ class RewardSpec(Plugin):
 
     timeout_s: float = Field(default=5.0, gt=0)
     """A verifier that takes longer is killed; the answer is retried, then dropped and counted."""
+    scale: float = Field(default=1.0, gt=0)
+    """What scores are multiplied with before the algorithm sees them (Tülu 3 pays 10 for a right
+    answer). Matters where something else is added to them, such as the KL; reports show the
+    score itself."""
 
 
 class Heldout(StrictModel):
@@ -271,6 +280,12 @@ class OnlineRlStage(StageBase):
     """The stage whose model is trained; also the reference."""
     algorithm: Plugin
     """The online algorithm: `grpo`, or `{name: grpo, lr: 1e-6}`."""
+    lora: Lora | None = None
+    """Train LoRA adapters (`{rank: 16}`) in place of all weights; engines are sent them alone."""
+    reference: Literal["keep", "offload"] = "keep"
+    """Where the model that the stage starts from stays. keep: beside the policy. offload: on the
+    host of a GPU, moved in when asked; without GPUs mapped from disk as it is stored. With `lora`
+    it is the policy with its adapters off, and takes no memory."""
     reward: RewardSpec
     """A verifier from rewards/ or your own file."""
     data: Data

@@ -68,9 +68,10 @@ class Coordinator:
         self._machine = Machine(
             settings.rule,
             settings.num_steps,
-            settings.samples_per_prompt,
+            settings.answers_per_prompt,
             filter_no_signal=settings.filter_no_signal,
             max_refill_batches=settings.max_refill_batches,
+            whole_groups=settings.greedy,
             state=ledger.state.machine(),
         )
         self._fleet = Fleet(journal=ledger.position)

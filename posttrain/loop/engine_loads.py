@@ -42,6 +42,12 @@ class EngineLoads:
     def __contains__(self, name: str) -> bool:
         return name in self._engines
 
+    @property
+    def largest(self) -> int:
+        """Sequences that the largest live engine has room for when it is empty."""
+        engines = self._engines.values()
+        return max((engine.num_free + engine.num_running for engine in engines), default=0)
+
     def get(self, name: str) -> Engine:
         """The live engine of this name. Raises ValueError where there is none."""
         engine = self._engines.get(name)

@@ -50,8 +50,9 @@ class Group:
 class Groups:
     """The groups under way, by draw, in draw order."""
 
-    def __init__(self, engines: EngineLoads, num_samples: int) -> None:
+    def __init__(self, engines: EngineLoads, num_samples: int, begins_whole: bool = False) -> None:
         self._engines = engines
+        self._begins_whole = begins_whole
         self._samples = tuple(range(num_samples))
         self._groups: dict[int, Group] = {}
         self._waiting: list[tuple[int, int]] = []  # heap of (start version, draw)
@@ -88,12 +89,15 @@ class Groups:
 
     def begin(self, draw: int) -> tuple[Group, Pieces] | None:
         """A new group, given to one engine or, where none has room for all of it, to several; what
-        finds no place waits. None, and no group, where no engine has a free place.
+        finds no place waits. None, and no group, where no engine has a free place; nor, with
+        `begins_whole`, while none has room for all of it but one may get it.
         """
         engine = self._engines.freest()
         if engine is None:
             return None
         num = len(self._samples)
+        if self._begins_whole and engine.num_free < num <= self._engines.largest:
+            return None
         if engine.num_free >= num:
             group = Group(draw, engine.acknowledged or 0, [engine] * num)
             self._engines.give(engine, draw, num)

@@ -44,13 +44,16 @@ class Machine:
         *,
         filter_no_signal: bool = False,
         max_refill_batches: int = 4,
+        whole_groups: bool = False,
         state: MachineState | None = None,
     ) -> None:
         """num_steps: batches of the stage; samples_per_prompt: K, samples of one group.
 
         filter_no_signal: groups whose scores teach nothing give their place back, at most
-        max_refill_batches * B of them per step. state: what `state()` gave before a restart; its
-        unfinished draws wait for engines (or for `hold`), and what was served is served again.
+        max_refill_batches * B of them per step. whole_groups: a group begins on one engine that has
+        room for all of it, so under one version, where any engine is large enough. state: what
+        `state()` gave before a restart; its unfinished draws wait for engines (or for `hold`), and
+        what was served is served again.
         """
         if num_steps < 0 or samples_per_prompt < 1 or max_refill_batches < 0:
             raise ValueError(
@@ -68,7 +71,7 @@ class Machine:
         self._decides_in_order = filter_no_signal and rule.max_staleness == 0
         self._engines = EngineLoads()
         self._batches = Batches(rule)
-        self._groups = Groups(self._engines, samples_per_prompt)
+        self._groups = Groups(self._engines, samples_per_prompt, whole_groups)
         self._signals: dict[int, bool] = {}  # scored, but an earlier draw is not decided yet
         self._decisions: list[tuple[int, Verdict]] = []  # not told yet
         self._restore(state)

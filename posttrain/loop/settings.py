@@ -18,6 +18,8 @@ class LoopSettings:
     samples_per_prompt: int
     sampling: Sampling
     seed: int
+    # One greedy answer more per prompt, sample `samples_per_prompt`, dispatched with the others.
+    greedy: bool = False
     filter_no_signal: bool = False
     max_refill_batches: int = 4
     heldout_every: int = 0  # versions between two rounds of held-out questions; 0: never
@@ -29,6 +31,16 @@ class LoopSettings:
     stuck_deadline_s: float = 300.0  # an engine that reports, has work, and makes no token
     no_engine_deadline_s: float = 600.0  # a stage without any engine
     most_engine_losses: int = 16  # over the stage; beyond, something else is wrong
+
+    @property
+    def answers_per_prompt(self) -> int:
+        """Sampled ones and the greedy one."""
+        return self.samples_per_prompt + self.greedy
+
+    @property
+    def greedy_sample(self) -> int | None:
+        """Number of a group's greedy answer; None where there is none."""
+        return self.samples_per_prompt if self.greedy else None
 
 
 def draw_seed(stage_seed: int, draw: int) -> int:

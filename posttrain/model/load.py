@@ -44,13 +44,13 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     require_model_folder(path)
-    _no_progress_bars()
+    quiet()
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,
         dtype="auto" if precision is None else DTYPES[precision],
-        attn_implementation=_attention_name(config, attention),
+        attn_implementation=attention_name(config, attention),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -93,7 +93,7 @@ def save_model(
     `precision` casts what is written; None keeps the model's own format. `weights` is written in
     place of the model's own where those are sharded: whole, tied ones once, cast already.
     """
-    _no_progress_bars()
+    quiet()
     with whole_directory(Path(directory)) as partial:
         if precision is not None and (weights is not None or model.dtype != DTYPES[precision]):
             state = dict(weights or _cast(model, DTYPES[precision]))
@@ -129,7 +129,7 @@ def context_length(config: Any) -> int:
 # -- inside -------------------------------------------------------------------------------------
 
 
-def _no_progress_bars() -> None:
+def quiet() -> None:
     """Screens belong to the command line; a worker's bars would only fill its log."""
     from transformers.utils import logging
 
@@ -155,7 +155,7 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def _attention_name(config: Any, attention: str) -> str:
+def attention_name(config: Any, attention: str) -> str:
     if attention != "packed":
         return attention
     if not _covered_by_packed(config):

@@ -9,14 +9,17 @@ from posttrain.config.tasks import suite_tasks
 from posttrain.stages.schedule import steps_ahead
 
 
-def describe(name: str, pipeline: Pipeline, cluster: Cluster, rows: int | None) -> str:
+def describe(
+    name: str, pipeline: Pipeline, cluster: Cluster, rows: int | None, greedy: bool = False
+) -> str:
     """One sentence on a stage's work; empty for stages without any to speak of.
 
-    `rows` is the number of rows of its data, where that is known.
+    `rows` is the number of rows of its data, where that is known; `greedy` whether its algorithm
+    asks for a greedy answer to each prompt.
     """
     stage = pipeline.stages.get(name)
     if isinstance(stage, OnlineRlStage):
-        return f"{name}: {_online_rl(stage, cluster)}"
+        return f"{name}: {_online_rl(stage, cluster, greedy)}"
     if isinstance(stage, SftStage):
         return f"{name}: {_sft(stage, rows)}"
     if isinstance(stage, EvaluateStage) and stage.suite.use in pipeline.suites:
@@ -34,14 +37,19 @@ def count(value: int, noun: str) -> str:
     return f"{number(value)} {noun}{'' if value == 1 else 's'}"
 
 
-def _online_rl(stage: OnlineRlStage, cluster: Cluster) -> str:
+def _online_rl(stage: OnlineRlStage, cluster: Cluster, greedy: bool) -> str:
     prompts, samples = stage.batch.prompts, stage.batch.samples_per_prompt
     ahead = steps_ahead(stage, cluster)
     rollouts = prompts * samples
-    parts = stage.batch.optimiser_steps
+    parts, passes = stage.batch.optimiser_steps, stage.batch.epochs
     trained = f" of {count(parts, 'optimiser step')}" if parts > 1 else ""
+    if passes > 1:
+        each = f" of {count(parts, 'optimiser step')} each" if parts > 1 else ""
+        trained = f" of {passes} passes{each}"
+    also = f" (and {count(prompts, 'greedy answer')})" if greedy else ""
     return (
         f"{count(prompts, 'prompt')} × {count(samples, 'sample')} = {count(rollouts, 'rollout')}"
+        f"{also}"
         f" = 1 step{trained} = 1 new weight version; {count(stage.steps, 'step')} ="
         f" {count(rollouts * stage.steps, 'rollout')}; at most ({ahead} + 1) × {number(prompts)} ="
         f" {count((ahead + 1) * prompts, 'group')} under way"

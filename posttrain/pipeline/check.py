@@ -79,7 +79,11 @@ def check(loaded: LoadedPipeline, *, every_row: bool = False) -> CheckReport:
     notes = tuple(
         note
         for name in (graph.order or loaded.draft.stages)
-        if (note := describe(name, loaded.draft, loaded.cluster, rows.get(name)))
+        if (
+            note := describe(
+                name, loaded.draft, loaded.cluster, rows.get(name), checker.asks_greedily(name)
+            )
+        )
     )
     problems = _ordered(checker.problems, show_path(loaded.file))
     seconds = time.perf_counter() - began
@@ -145,7 +149,8 @@ class _Checker:
         if isinstance(stage, OnlineRlStage):
             self._check_groups(name, stage)
             trainers = stage.resources.trainers or self.loaded.cluster.trainers
-            self.problems += check_online(name, stage, trainers, self.places)
+            gpus = self.loaded.cluster.gpus_per_trainer
+            self.problems += check_online(name, stage, trainers, gpus, self.places)
         if isinstance(stage, SftStage):
             self._check_shares(name, stage)
         if isinstance(stage, SftStage | OnlineRlStage):
@@ -178,6 +183,17 @@ class _Checker:
         except InputError as error:
             self.problems += error.problems
             return None
+
+    def asks_greedily(self, name: str) -> bool:
+        """Whether the stage's algorithm wants a greedy answer to each prompt."""
+        from posttrain.algorithms import needs_of
+
+        stage = self.pipeline.stages[name]
+        config = self.plugins.get(name, {}).get("algorithm")
+        if not isinstance(stage, OnlineRlStage) or config is None:
+            return False
+        module = load_plugin("algorithm", stage.algorithm.name, self.loaded.base_dir)
+        return needs_of(module, config).greedy
 
     def _check_groups(self, name: str, stage: OnlineRlStage) -> None:
         """An algorithm that compares the samples of one prompt needs two of them."""

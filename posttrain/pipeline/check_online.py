@@ -10,9 +10,9 @@ WEIGHT_KEYS = ("weights", "high", "low", "level")
 
 
 def check_online(
-    name: str, stage: OnlineRlStage, num_trainers: int, places: Places
+    name: str, stage: OnlineRlStage, num_trainers: int, gpus_per_trainer: int, places: Places
 ) -> list[Problem]:
-    """Problems of `off_policy`, of `batch.optimiser_steps` and of the number of trainers."""
+    """Problems of `off_policy`, `batch.optimiser_steps`, `reference` and the number of trainers."""
     found = [
         *_unused_weights(stage),
         _unused_low(stage),
@@ -20,6 +20,8 @@ def check_online(
         _nothing_to_interpolate(stage),
         _too_many_steps(stage),
         _idle_trainers(stage, num_trainers),
+        _unused_reference(stage),
+        _spread_reference(stage, num_trainers, gpus_per_trainer),
     ]
     return [_placed(problem, f"stages.{name}", places) for problem in found if problem is not None]
 
@@ -105,6 +107,32 @@ def _idle_trainers(stage: OnlineRlStage, num_trainers: int) -> Problem | None:
         f"{num_trainers} trainers, but {of} has {smallest} rollouts",
         "batch.prompts",
         help="a larger batch, or fewer trainers",
+    )
+
+
+def _unused_reference(stage: OnlineRlStage) -> Problem | None:
+    """With adapters the reference is the policy without them."""
+    if stage.lora is None or "reference" not in stage.model_fields_set:
+        return None
+    return Problem(
+        "unused-setting",
+        "`reference` would do nothing: with `lora` it is the policy with its adapters off",
+        "reference",
+        help="leave `reference` out, or `lora`",
+    )
+
+
+def _spread_reference(
+    stage: OnlineRlStage, num_trainers: int, gpus_per_trainer: int
+) -> Problem | None:
+    """Moved in, it would be whole on every GPU: more than the share that each keeps otherwise."""
+    if stage.reference == "keep" or num_trainers == 1 or gpus_per_trainer == 0:
+        return None
+    return Problem(
+        "offload-spread",
+        f"`offload` moves a whole model to each of {num_trainers} trainers' GPUs",
+        "reference",
+        help=f"reference: keep (each GPU holds 1/{num_trainers} of it), or `lora`",
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.critic import is_folder
 from posttrain.config.pipeline import EvaluateStage, ModelStage, StageBase
 from posttrain.config.plugins import source_fingerprint
 from posttrain.config.wording import show_value
@@ -26,6 +27,7 @@ UNCOUNTED = (
     "checkpoint_every",
     "logprob_check_every",
     "reward.timeout_s",
+    "reference",
 )
 """Dotted keys of a stage that are outside its identity."""
 
@@ -60,7 +62,8 @@ def identity(
         config["models"] = dict(inputs)
     for kind, (name, settings) in plugins.items():
         key = "method" if kind == "averaging" else kind
-        config[key] = {**config[key], "settings": dict(settings), "name": plugin_label(name)}
+        counted_settings = _with_content(settings, inputs)
+        config[key] = {**config[key], "settings": counted_settings, "name": plugin_label(name)}
     if isinstance(stage, ModelStage) and stage.path is not None:
         config["content"] = model_fingerprint(stage.path)
     if isinstance(stage, ModelStage) and Path(stage.chat_template or "").is_file():
@@ -73,6 +76,18 @@ def identity(
     }
     canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _with_content(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """A plug-in's settings; where `critic` names a stage or a folder, what is there counts."""
+    critic = settings.get("critic")
+    if not isinstance(critic, str):
+        return dict(settings)
+    if critic in inputs:
+        return {**settings, "critic": inputs[critic]}
+    if is_folder(critic):
+        return {**settings, "critic": model_fingerprint(critic)}
+    return dict(settings)
 
 
 def plugin_label(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from posttrain.config.critic import names_a_stage
 from posttrain.config.document import Places
 from posttrain.config.keys import STAGE_CLASSES
 from posttrain.config.pipeline import (
@@ -62,6 +63,9 @@ def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iter
     prefix = f"stages.{name}"
     if isinstance(stage, SftStage | OnlineRlStage):
         yield Reference(f"{prefix}.model", stage.model)
+        critic = stage.algorithm.settings.get("critic")
+        if isinstance(critic, str) and names_a_stage(critic):
+            yield Reference(f"{prefix}.algorithm.critic", critic)
     elif isinstance(stage, AverageStage):
         yield Reference(f"{prefix}.pre", stage.pre)
         yield Reference(f"{prefix}.post", stage.post)

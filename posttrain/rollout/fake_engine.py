@@ -175,6 +175,8 @@ class FakeEngine:
         seed: tuple[object, ...] | None = None
         if sampling.seed is not None:
             seed = (sampling.seed + sample, prompt.token_ids)
+        if sampling.temperature == 0:
+            seed = ("greedy", prompt.token_ids)
         if seed is not None and given > 0:
             seed = (*seed, given)
         dice = random.Random(None if seed is None else repr(seed))

@@ -21,6 +21,7 @@ from posttrain.ports import EngineSpec
 from posttrain.rollout.engine_thread import EngineThread, first_line
 from posttrain.types import SyncReport, WeightVersion
 from posttrain.weight_sync import model_folder
+from posttrain.weight_sync.adapter import holds_adapter, require_base, require_fitting
 from posttrain.weight_sync.checksum import checksum
 from posttrain.weight_sync.flat_file import read_header, read_weights
 from posttrain.weight_sync.transport import require_checksum, scheme_of
@@ -39,6 +40,7 @@ class WeightUpdates:
         self._lock = asyncio.Lock()
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._tied = False
+        self._base = spec.model_path  # the last model folder taken: adapters are merged into it
 
     def read_model(self) -> None:
         """Look at the model folder. Raises InputError where there is no model."""
@@ -68,6 +70,7 @@ class WeightUpdates:
             model_folder.require_same_architecture(self._spec.model_path, path)
             self._require_tensors(model_folder.folder_shapes(path), path)
             await self._change(path, version)
+            self._base = path
 
     # -- before the stall -------------------------------------------------------------------------
 
@@ -95,15 +98,18 @@ class WeightUpdates:
             {name: tuple(tensor.shape) for name, tensor in received.items()}, version.location
         )
         require_checksum(self._name, version, checksum(received))
+        if holds_adapter(received):
+            require_base(self._name, received, self._base, version.location)
 
     async def _receive(self, version: WeightVersion) -> None:
         """Each worker takes part in the collective and compares what arrived."""
-        arguments = (self._name, version, self._shapes, self._tied, RECEIVE_DEADLINE_S)
+        model = (self._shapes, self._tied, self._base)
+        arguments = (self._name, version, *model, RECEIVE_DEADLINE_S)
         await self._in_workers("posttrain_receive", *arguments)
 
     async def _fill(self, location: str, version: int) -> None:
         try:
-            workers = await self._in_workers("posttrain_fill", location)
+            workers = await self._in_workers("posttrain_fill", location, self._base)
             self._require_fresh(workers, location)
         except FileNotFoundError as error:
             raise self._gone(version, location) from error
@@ -129,7 +135,7 @@ class WeightUpdates:
         def swap(engine: Any) -> float:
             begin = time.perf_counter()
             try:
-                workers = engine.collective_rpc("posttrain_swap", args=(location,))
+                workers = engine.collective_rpc("posttrain_swap", args=(location, self._base))
             except FileNotFoundError as error:  # nothing was changed yet
                 raise self._gone(version, location) from error
             except Exception as error:  # half-swapped: nothing may be generated from here on
@@ -171,7 +177,7 @@ class WeightUpdates:
     # -- errors -----------------------------------------------------------------------------------
 
     def _require_tensors(self, shapes: Mapping[str, tuple[int, ...]], place: str) -> None:
-        model_folder.require_same_tensors(self._shapes, shapes, self._tied, place)
+        require_fitting(self._shapes, shapes, self._tied, place)
 
     def _require_fresh(self, workers: list[list[str]], location: str) -> None:
         stale = {layer for layers in workers for layer in layers}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.errors import WeightsGone
@@ -156,7 +156,10 @@ class RolloutWorker:
             if key in self._told:
                 known.append(self._told[key])
             elif key not in self._held:  # else it was sent twice
-                tasks.append(SampleTask(key, work.prompt, work.sampling))
+                sampling = work.sampling
+                if sample == work.greedy_sample:
+                    sampling = replace(sampling, temperature=0.0, seed=None)
+                tasks.append(SampleTask(key, work.prompt, sampling))
         self._held |= {task.key: task for task in tasks}
         if known:
             self._courier.tell(*known)

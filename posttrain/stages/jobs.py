@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.config.lora import Lora
 from posttrain.config.pipeline import OffPolicy
 from posttrain.loop.settings import LoopSettings
 from posttrain.ports import EngineSpec
@@ -35,6 +36,7 @@ class OnlineJob:
     algorithm: PluginRef
     reward: PluginRef
     reward_timeout_s: float
+    reward_scale: float
     prompts: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
     loop: LoopSettings
@@ -46,7 +48,11 @@ class OnlineJob:
     precision: str
     tokens_per_micro_batch: int
     optimiser_steps: int
+    epochs: int
+    critic: str | None  # `policy`, `head` or a folder; None where the algorithm needs none
     off_policy: OffPolicy
+    lora: Lora | None
+    reference: str  # "keep" or "offload"
     checkpoint_every: int
     logprob_check_every: int
     attempt: int
@@ -60,6 +66,7 @@ class SftJob:
     directory: str
     model_path: str
     algorithm: PluginRef
+    lora: Lora | None
     data: Mapping[str, Any]  # DataSpec
     batch_rows: int
     tokens_per_micro_batch: int

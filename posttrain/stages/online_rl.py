@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
+from posttrain.algorithms import needs_of
+from posttrain.config.critic import HEAD, POLICY
 from posttrain.config.pipeline import OnlineRlStage
+from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
@@ -30,6 +34,9 @@ def run(
     prompts, heldout = split_heldout(prompts, stage.heldout.prompts if stage.heldout else 0)
     engines = context.num_engines(stage.resources)
     trainers = context.num_trainers(stage.resources)
+    module = load_plugin("algorithm", algorithm.name, algorithm.base_dir, mode="online")
+    config = plugin_config(module, algorithm.settings)
+    needs = needs_of(module, config)
     job = OnlineJob(
         stage=context.name,
         directory=str(context.directory),
@@ -37,6 +44,7 @@ def run(
         algorithm=algorithm,
         reward=reward,
         reward_timeout_s=stage.reward.timeout_s,
+        reward_scale=stage.reward.scale,
         prompts=tuple(prompts),
         heldout=tuple(heldout),
         loop=LoopSettings(
@@ -50,6 +58,7 @@ def run(
             filter_no_signal=stage.filter_no_signal,
             max_refill_batches=stage.max_refill_batches,
             heldout_every=stage.heldout.every if stage.heldout else 0,
+            greedy=needs.greedy,
         ),
         engine=engine_spec(context.cluster, model_path, longest + answer_tokens),
         num_engines=engines,
@@ -59,7 +68,11 @@ def run(
         precision=context.cluster.precision,
         tokens_per_micro_batch=stage.batch.tokens_per_micro_batch,
         optimiser_steps=stage.batch.optimiser_steps,
+        epochs=stage.batch.epochs,
+        critic=_critic(config, context) if needs.critic else None,
         off_policy=stage.off_policy,
+        lora=stage.lora,
+        reference=stage.reference,
         checkpoint_every=stage.checkpoint_every,
         logprob_check_every=stage.logprob_check_every,
         attempt=context.attempt,
@@ -88,3 +101,12 @@ def split_heldout(
     by_hash = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest())
     held = {prompt.id for prompt in by_hash[:count]}
     return [prompt for prompt in prompts if prompt.id not in held], by_hash[:count]
+
+
+def _critic(config: Any, context: StageContext) -> str:
+    """`policy`, `head`, or the absolute folder that the critic starts from."""
+    if config.critic in (POLICY, HEAD):
+        return str(config.critic)
+    if config.critic in context.inputs:
+        return context.inputs[config.critic].path
+    return str(config.critic)  # absolute: the plan has resolved it

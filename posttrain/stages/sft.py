@@ -15,6 +15,7 @@ def run(stage: SftStage, algorithm: PluginRef, context: StageContext) -> str:
         directory=str(context.directory),
         model_path=context.inputs[stage.model].path,
         algorithm=algorithm,
+        lora=stage.lora,
         data=stage.data.model_dump(),
         batch_rows=stage.batch.rows,
         tokens_per_micro_batch=stage.batch.tokens_per_micro_batch,

@@ -38,6 +38,7 @@ RULES: tuple[Rule, ...] = (  # worst first: the screen has room for one
     Rule("cut-answers", "watch", learning.cut_answers),
     Rule("entropy-collapse", "watch", learning.entropy_collapse),
     Rule("one-sided-groups", "watch", learning.one_sided_groups),
+    Rule("equal-rewards", "watch", learning.equal_rewards),
     Rule("many-filtered", "watch", engine.many_filtered),
     Rule("reward-flat", "watch", learning.reward_flat),
     Rule("trainer-waits", "watch", engine.trainer_waits),
@@ -45,6 +46,7 @@ RULES: tuple[Rule, ...] = (  # worst first: the screen has room for one
     Rule("taking-turns", "watch", engine.taking_turns),
     Rule("weights-stall", "watch", engine.weights_stall),
     Rule("as-old-as-allowed", "watch", engine.as_old_as_allowed),
+    Rule("critic-warms-up", "normal", learning.critic_warms_up),
     Rule("synchronous-idle", "normal", engine.synchronous_idle),
     Rule("loss-near-zero", "normal", learning.loss_near_zero),
 )

@@ -32,6 +32,11 @@ def nothing_learnt(window: Sequence[Row], facts: StageFacts) -> str | None:
     if steps == 0:
         return None
     row = window[-1]
+    if "groups/no_signal_share" not in row and row.get("reward/std") == 0:
+        return (
+            f"nothing was learnt for {steps} steps: every answer scores"
+            f" {significant(row['reward/mean'])}. {_easier(row)}, or a longer sft"
+        )
     if row.get("groups/no_signal_share", 0.0) < 1.0:
         return f"nothing was learnt for {steps} steps: loss and gradient are 0. Look with `show`"
     groups = facts.groups_per_step or round(row.get("groups/trained", 0))
@@ -97,6 +102,31 @@ def entropy_collapse(window: Sequence[Row], facts: StageFacts) -> str | None:
     )
 
 
+def critic_warms_up(window: Sequence[Row], facts: StageFacts) -> str | None:
+    row = window[-1]
+    if not row.get("train/warmup"):
+        return None
+    return (
+        "the critic alone learns (critic_warmup_steps), the policy stands still;"
+        f" value loss {significant(row.get('train/value_loss', 0.0))}"
+    )
+
+
+def equal_rewards(window: Sequence[Row], facts: StageFacts) -> str | None:
+    """Where nothing is compared inside a group: a critic is left with nothing to predict."""
+    row = window[-1]
+    if "groups/no_signal_share" in row or row.get("reward/std") != 0:
+        return None
+    return (
+        f"every answer of the step scores {significant(row['reward/mean'])}: there is nothing to"
+        f" prefer. {_easier(row)}"
+    )
+
+
+def _easier(row: Row) -> str:
+    return "Harder prompts" if row.get("reward/pass_share", 0.0) > 0.5 else "Easier prompts"
+
+
 def one_sided_groups(window: Sequence[Row], facts: StageFacts) -> str | None:
     row = window[-1]
     share = row.get("groups/no_signal_share", 0.0)
@@ -120,7 +150,8 @@ def reward_flat(window: Sequence[Row], facts: StageFacts) -> str | None:
     if not _slope_is_noise(series):
         return None
     row = window[-1]
-    differ = 1.0 - row.get("groups/no_signal_share", 0.0)
+    share = row.get("groups/no_signal_share")
+    differ = "" if share is None else f" while {percent(1.0 - share)} of groups still differ"
     rate, ratio = row.get("train/lr"), row.get("policy/ratio_mean")
     cure = ""
     if rate and ratio is not None:
@@ -132,7 +163,7 @@ def reward_flat(window: Sequence[Row], facts: StageFacts) -> str | None:
         cure = f": at lr {learning_rate(rate)}; try {learning_rate(3 * rate)}"
     return (
         f"reward flat at {percent(mean(series))} ± {1.96 * stdev(series) * 100:.0f}"
-        f" for {len(series)} steps while {percent(differ)} of groups still differ{cure}"
+        f" for {len(series)} steps{differ}{cure}"
     )
 
 
@@ -143,8 +174,9 @@ def loss_near_zero(window: Sequence[Row], facts: StageFacts) -> str | None:
         return None  # in supervised training a loss near zero is what it says
     if abs(loss) >= THRESHOLDS.loss_near_zero or norm <= THRESHOLDS.nothing:
         return None
+    where = "inside a group" if "groups/no_signal_share" in row else "over the batch"
     return (
-        f"loss {significant(loss, 1)} is no bug; advantages cancel inside a group."
+        f"loss {significant(loss, 1)} is no bug; advantages cancel {where}."
         f" The gradient moves the model (norm {significant(norm)}); watch reward"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ class Policy:
     # -- weights --------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter by its name, tied ones once: what a checkpoint keeps."""
-        return self._gathered((name, p.detach()) for name, p in self.model.named_parameters())
+        """Every trained parameter by its name, tied ones once: what a checkpoint keeps."""
+        return self._gathered((name, p.detach()) for name, p in self._trained())
 
     def published_weights(self) -> dict[str, Tensor]:
         """The same in the engines' number format: AdamW's small steps vanish in bf16 weights."""
@@ -104,7 +104,7 @@ class Policy:
         it, to rounding on another number. Ranks that had none keep their random generator.
         """
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self._trained():
                 parameter.copy_(like(weights[name], parameter))
         saved = state["optimiser"]
         parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
@@ -121,6 +121,9 @@ class Policy:
             if self._ranks.rank < len(states):
                 # Cloned: torch reads the state of a view from the start of its storage.
                 _set_random_state(device, states[self._ranks.rank].clone())
+
+    def _trained(self) -> Iterator[tuple[str, Any]]:
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
     def _random_states(self) -> dict[str, Tensor]:
         """Device -> [ranks, bytes]; a GPU's only where one is used."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from posttrain.train.micro_batches import MicroBatch
 from posttrain.train.ranks import Ranks
+from posttrain.train.reference_weights import Kept
 from posttrain.train.rl_batch import FlatBatch
-from posttrain.train.sharding import shard
 
 # Where the algorithm has no use for the log-probs, the distance is measured on a sixteenth of the
 # answers, others each step: about 2 % of a step's time in place of 25 %.
@@ -23,20 +23,23 @@ class Reference:
     """Held for every algorithm: how far the policy has moved is the first thing people ask."""
 
     def __init__(
-        self, model: Any, ranks: Ranks, forward: Callable[[Any, MicroBatch], Tensor]
+        self, weights: Any, ranks: Ranks, forward: Callable[[Any, MicroBatch], Tensor]
     ) -> None:
-        """`forward` gives a model's log-probs [T] of a micro-batch."""
-        self._model = model.eval().requires_grad_(False)
+        """`weights` is a model, which is kept as it is, or a `ReferenceWeights`. `forward` gives a
+        model's log-probs [T] of a micro-batch.
+        """
+        self._weights = Kept(weights) if isinstance(weights, torch.nn.Module) else weights
         self._ranks = ranks
         self._forward = forward
-        shard(self._model, ranks)
+        self._weights.spread(ranks)
 
     @torch.no_grad()
     def logprobs(self, flat: FlatBatch, micro: Sequence[MicroBatch], what: str) -> Tensor:
         """[T] nats, on every rank all that are in the ranks' micro-batches, 0 elsewhere."""
         logprobs_T = torch.zeros_like(flat.behaviour_logprobs_T)
-        for piece in micro:
-            logprobs_T[piece.tokens_T] = self._forward(self._model, piece)
+        with self._weights.ready() as model:
+            for piece in micro:
+                logprobs_T[piece.tokens_T] = self._forward(model, piece)
         return self._ranks.all_reduce_sum(logprobs_T, f"reference log-probs of {what}")
 
 

@@ -38,6 +38,7 @@ class FlatBatch:
     behaviour_logprobs_T: Tensor  # [T] fp32, nats
     versions_T: Tensor  # [T] int64
     cut_B: Tensor  # [B] bool
+    greedy_rewards_G: Tensor | None = None  # [G] fp32, of the greedy answers where there are any
 
     @property
     def lengths_B(self) -> Tensor:
@@ -60,6 +61,9 @@ def flatten(batch: TrainBatch) -> FlatBatch:
     """ValueError where groups differ in size."""
     rollouts = tuple(rollout for scored in batch.groups for rollout in scored.group.rollouts)
     rewards = [[score.value for score in scored.scores] for scored in batch.groups]
+    greedy = [g.greedy_score.value for g in batch.groups if g.greedy_score is not None]
+    if greedy and len(greedy) < len(batch.groups):
+        raise ValueError(f"{len(greedy)} of {len(batch.groups)} groups have a greedy answer")
     return FlatBatch(
         rollouts=rollouts,
         sequences=sequences_of(rollouts),
@@ -68,6 +72,7 @@ def flatten(batch: TrainBatch) -> FlatBatch:
         behaviour_logprobs_T=_concatenate([r.logprobs for r in rollouts], np.float32),
         versions_T=_concatenate([r.versions for r in rollouts], np.int64),
         cut_B=torch.tensor([rollout.finish == "length" for rollout in rollouts]),
+        greedy_rewards_G=torch.tensor(greedy, dtype=torch.float32) if greedy else None,
     )
 
 
@@ -88,11 +93,15 @@ def _concatenate(parts: Sequence[Sequence[float]], kind: type[np.generic]) -> Te
     return torch.from_numpy(np.fromiter(itertools.chain.from_iterable(parts), kind, total))
 
 
-def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
-    """Rewards, groups, answers and ages: everything that needs no model."""
+def batch_metrics(
+    batch: TrainBatch, flat: FlatBatch, compares_answers: bool = True
+) -> dict[str, float]:
+    """Rewards, groups, answers and ages: everything that needs no model.
+
+    `compares_answers`: whether a prompt whose answers all score the same teaches nothing.
+    """
     rewards_GK = flat.rewards_GK
     passed_GK = _passed(batch)
-    one_sided_G = rewards_GK.max(1).values == rewards_GK.min(1).values
     lengths_B = flat.lengths_B.float()
     right_B, wrong_B = passed_GK.flatten(), ~passed_GK.flatten()
     ages_T = (batch.step - flat.versions_T).float()
@@ -102,9 +111,6 @@ def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
         "reward/pass_share": float(passed_GK.float().mean()),
         "reward/pass_at_k": float(passed_GK.any(1).float().mean()),
         "groups/trained": float(len(batch.groups)),
-        "groups/no_signal_share": float(one_sided_G.float().mean()),
-        "groups/all_right_share": float(passed_GK.all(1).float().mean()),
-        "groups/all_wrong_share": float((~passed_GK).all(1).float().mean()),
         "groups/identical_share": _identical_share(batch),
         "answer/length_tokens": float(lengths_B.mean()),
         "answer/cut_share": float(flat.cut_B.float().mean()),
@@ -114,12 +120,50 @@ def batch_metrics(batch: TrainBatch, flat: FlatBatch) -> dict[str, float]:
         "age/multi_version_share": _multi_version_share(flat.rollouts),
         "age/wait_s": batch.waited_s,
     }
+    if compares_answers:
+        metrics |= {
+            "groups/no_signal_share": _no_signal_share(flat),
+            "groups/all_right_share": float(passed_GK.all(1).float().mean()),
+            "groups/all_wrong_share": float((~passed_GK).all(1).float().mean()),
+        }
+    if flat.greedy_rewards_G is not None:
+        metrics |= _greedy_metrics(batch, flat.greedy_rewards_G)
     for name, chosen_B in (("right", right_B), ("wrong", wrong_B)):
         if chosen_B.any():
             metrics[f"answer/{name}_length_tokens"] = float(lengths_B[chosen_B].mean())
     for age in range(int(metrics["age/versions/max"]) + 1 if ages_T.numel() else 0):
         metrics[f"age/share/{age}"] = float((ages_T == age).float().mean())
     return metrics
+
+
+def _no_signal_share(flat: FlatBatch) -> float:
+    """Share of groups whose answers, the greedy one included, all score the same."""
+    scores_GK = flat.rewards_GK
+    if flat.greedy_rewards_G is not None:
+        scores_GK = torch.cat([scores_GK, flat.greedy_rewards_G[:, None]], dim=1)
+    return float((scores_GK.max(1).values == scores_GK.min(1).values).float().mean())
+
+
+def _greedy_metrics(batch: TrainBatch, rewards_G: Tensor) -> dict[str, float]:
+    """Of the greedy answers: what they score, how many samples say the same, and how many began
+    under other weights than a sample of theirs (an engine was lost in between).
+    """
+    pairs = [
+        (rollout, scored.group.greedy)
+        for scored in batch.groups
+        for rollout in scored.group.rollouts
+        if scored.group.greedy is not None
+    ]
+    same = [rollout.token_ids == greedy.token_ids for rollout, greedy in pairs]
+    apart = [rollout.versions[:1] != greedy.versions[:1] for rollout, greedy in pairs]
+    greedy = [scored.group.greedy for scored in batch.groups if scored.group.greedy is not None]
+    return {
+        "reward/greedy_mean": float(rewards_G.mean()),
+        "groups/greedy_identical_share": sum(same) / len(pairs),
+        "groups/greedy_apart_share": sum(apart) / len(pairs),
+        "answer/greedy_length_tokens": sum(len(each.token_ids) for each in greedy) / len(greedy),
+        "answer/greedy_cut_share": sum(each.finish == "length" for each in greedy) / len(greedy),
+    }
 
 
 def _passed(batch: TrainBatch) -> Tensor:

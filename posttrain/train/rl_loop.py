@@ -127,7 +127,8 @@ def _next_batch(parts: RlParts, step: int) -> TrainBatch | None:
 def _train(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> dict[str, float]:
     began = time.monotonic()
     flat = flatten(batch)
-    metrics = batch_metrics(batch, flat) | parts.trainer.step(flat, batch.step, settings.num_steps)
+    metrics = batch_metrics(batch, flat, parts.trainer.compares_answers)
+    metrics |= parts.trainer.step(flat, batch.step, settings.num_steps)
     busy_s = time.monotonic() - began
     parts.ranks.from_first(
         lambda: _show(settings, parts, batch), f"writing the rollouts of step {batch.step}"
@@ -196,7 +197,7 @@ def _restore(parts: RlParts) -> int:
     checkpoint = parts.ranks.together(parts.checkpoints.latest, "reading the last checkpoint")
     if checkpoint is None:
         return 0
-    parts.trainer.policy.load(checkpoint.load_model(), checkpoint.load_optimiser())
+    parts.trainer.load(checkpoint.load_model(), checkpoint.load_optimiser())
     if parts.ranks.is_first:
         parts.tracker.event("restored", step=checkpoint.step)
     return checkpoint.step
@@ -204,8 +205,7 @@ def _restore(parts: RlParts) -> int:
 
 def _save(parts: RlParts, step: int) -> None:
     """One atomic unit: weights, optimiser, random states, and what the coordinator knows."""
-    policy = parts.trainer.policy
-    weights, optimiser = policy.weights(), policy.optimiser_state()
+    weights, optimiser = parts.trainer.weights(), parts.trainer.state()
 
     def commit() -> None:
         state = {"coordinator": parts.port.snapshot()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -21,15 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posttrain import ops
 from posttrain.algorithms import needs_of
 from posttrain.config.optimiser import OptimiserConfig
 from posttrain.config.pipeline import OffPolicy
 from posttrain.errors import StageFailed
-from posttrain.model.packed import packed_forward
-from posttrain.ports import AdvantageInputs, Advantages, LossInputs, Needs
+from posttrain.ports import AdvantageInputs, Advantages, LossInputs, LossTerms, Needs
+from posttrain.train.adapted_policy import make_policy
+from posttrain.train.critic import Critic, gather, without_critic
+from posttrain.train.forward import Forward
 from posttrain.train.micro_batches import MicroBatch, Part, micro_batches, pack, split
 from posttrain.train.off_policy import trust_region
-from posttrain.train.policy import Policy
 from posttrain.train.ranks import Ranks
 from posttrain.train.reference import Reference, distance_nats, sample
 from posttrain.train.rl_batch import FlatBatch, sequences_of
@@ -44,7 +46,10 @@ class StepSettings:
     temperature: float
     tokens_per_micro_batch: int
     precision: str = "fp32"  # "bf16": fp32 weights, bf16 arithmetic, bf16 weights for the engines
-    optimiser_steps: int = 1  # per batch, each on its part of the groups
+    optimiser_steps: int = 1  # per pass over the batch, each on its part of the groups
+    epochs: int = 1  # passes over the batch
+    max_new_tokens: int = 0  # limit of one answer
+    reward_scale: float = 1.0  # what scores are multiplied with for the algorithm
     off_policy: OffPolicy = field(default_factory=OffPolicy)
 
 
@@ -54,13 +59,15 @@ class _Batch:
 
     flat: FlatBatch
     step: int
-    advantages_T: Tensor
+    advantages: Advantages
     reference_T: Tensor | None  # [T] nats, where the algorithm needs it
     proximal_T: Tensor | None  # [T] nats, this rank's tokens; where the first step changes them
+    values_T: Tensor | None  # [T] of the critic
+    trains_policy: bool  # False while the critic warms up
 
 
 class RlTrainer:
-    """A policy with its optimiser, and the frozen model that it started from."""
+    """A policy with its optimiser, the frozen model that it started from, and maybe a critic."""
 
     def __init__(
         self,
@@ -71,16 +78,30 @@ class RlTrainer:
         config: OptimiserConfig,
         settings: StepSettings,
         ranks: Ranks | None = None,
+        critic: torch.nn.Module | None = None,
     ) -> None:
-        """Both models are whole and on the device to train on; several ranks shard them here."""
+        """Models are whole and on the device to train on; several ranks shard them here.
+
+        `reference` is a model like it, or `reference_weights` that say where one is kept.
+        """
         self._ranks = ranks or Ranks()
-        self._reference = Reference(reference, self._ranks, lambda *a: self._forward(*a)[0])
-        self.policy = Policy(model, tokenizer, config, settings.precision, self._ranks)
-        self._algorithm = algorithm
-        self._config = config
+        self._forward = Forward(settings.temperature, settings.precision)
+        self._reference = Reference(reference, self._ranks, self._forward.logprobs)
+        self.policy = make_policy(model, tokenizer, config, settings.precision, self._ranks)
+        self._algorithm: Any = algorithm
+        self._config: Any = config
         self._settings = settings
         self._needs = needs_of(algorithm, config)
-        _refuse_unmet(self._needs)
+        self._critic: Critic | None = None
+        if critic is not None:
+            self._critic = Critic(critic, config, settings.precision, self._ranks)
+        self._kl_coefficient = float(getattr(config, "kl_in_reward", 0.0))
+        _refuse_unmet(self._needs, self._critic)
+
+    @property
+    def compares_answers(self) -> bool:
+        """Whether a prompt teaches by how its answers differ."""
+        return self._needs.groups or self._needs.greedy
 
     # -- one batch ------------------------------------------------------------------------------
 
@@ -89,17 +110,20 @@ class RlTrainer:
 
         Raises StageFailed for a loss or gradient that is not finite.
         """
-        cut = functools.partial(self._micro_batches, flat)
-        parts = split(flat, self._settings.optimiser_steps, cut)
+        parts = split(flat, self._settings.optimiser_steps, functools.partial(self._micro, flat))
         reference_T, kl_nats = self._reference_logprobs(flat, parts, step)
-        advantages = self._advantages(flat, reference_T)
-        proximal_T = self._proximal_logprobs(flat, parts)
-        batch = _Batch(flat, step, advantages.advantages_T, reference_T, proximal_T)
+        batch = self._known(flat, parts, step, reference_T)
         lr = self.policy.set_lr(step, num_steps)
-        total_tokens = sum(part.total_tokens for part in parts)
+        if self._critic:
+            self._critic.learner.set_lr(step, num_steps)
+        num_passes = self._settings.epochs
+        total_tokens = sum(part.total_tokens for part in parts) * num_passes
         metrics = Tally()
-        for part in parts:
-            share = part.total_tokens / max(total_tokens, 1.0) if len(parts) > 1 else 1.0
+        for part in parts * num_passes:
+            if part.total_tokens == 0:  # AdamW would go on with the last steps' momentum
+                metrics.add({"train/empty_steps": 1.0})
+                continue
+            share = part.total_tokens / total_tokens if len(parts) * num_passes > 1 else 1.0
             found = self._optimise(batch, part)
             metrics.add(found.sums, share)
             metrics.raise_to(found.largest)
@@ -113,75 +137,118 @@ class RlTrainer:
             "train/real_token_share": 1.0,  # packed: no padding is ever computed
             "train/peak_memory_bytes": _peak_memory_bytes(),
             "policy/kl_reference_nats": kl_nats,
-            **advantages.metrics,
+            **self._kl_metrics(kl_nats, len(flat.rollouts)),
+            **batch.advantages.metrics,
         }
 
-    def _micro_batches(self, flat: FlatBatch, chosen: Sequence[int]) -> list[MicroBatch]:
+    def _known(
+        self, flat: FlatBatch, parts: Sequence[Part], step: int, reference_T: Tensor | None
+    ) -> _Batch:
+        """What stays as it is for all passes over the batch."""
+        micro = [each for part in parts for each in part.micro]
+        values_T = self._values(flat, micro)
+        return _Batch(
+            flat,
+            step,
+            self._advantages(flat, reference_T, values_T),
+            reference_T,
+            self._proximal_logprobs(flat, micro, len(parts) * self._settings.epochs),
+            values_T,
+            trains_policy=not (self._critic and self._critic.is_warming_up(step)),
+        )
+
+    def _micro(self, flat: FlatBatch, chosen: Sequence[int]) -> list[MicroBatch]:
         budget = self._settings.tokens_per_micro_batch
         return micro_batches(flat.sequences, chosen, budget, self._ranks.num, self._ranks.rank)
 
-    def _advantages(self, flat: FlatBatch, reference_T: Tensor | None) -> Advantages:
+    def _advantages(
+        self, flat: FlatBatch, reference_T: Tensor | None, values_T: Tensor | None
+    ) -> Advantages:
+        if self._needs.greedy and flat.greedy_rewards_G is None:
+            raise ValueError("the algorithm needs greedy answers, and the batch has none")
+        scale, greedy_G = self._settings.reward_scale, flat.greedy_rewards_G
         inputs = AdvantageInputs(
-            rewards_GK=flat.rewards_GK,
+            rewards_GK=scale * flat.rewards_GK,
             lengths_B=flat.lengths_B,
             mask_T=flat.mask_T,
             behaviour_logprobs_T=flat.behaviour_logprobs_T,
             reference_logprobs_T=reference_T,
+            values_T=values_T,
+            greedy_rewards_G=None if greedy_G is None else scale * greedy_G,
             cut_B=flat.cut_B,
+            kl_coefficient=self._kl_coefficient,
+            max_new_tokens=self._settings.max_new_tokens,
         )
         return self._algorithm.advantages(inputs, self._config)
 
     def _optimise(self, batch: _Batch, part: Part) -> Tally:
         """One optimiser step; its numbers over all ranks."""
+        learners = [self.policy] if batch.trains_policy else []
+        learners += [self._critic.learner] if self._critic else []
         self.policy.zero_gradient()
+        for learner in learners:
+            learner.zero_gradient()
         local = Tally()
         for micro in part.micro:
             self._accumulate(batch, part, micro, local)
         tally = local.over_ranks(self._ranks, f"numbers of step {batch.step}")
-        norm, loss = self.policy.clip_gradient(), tally.sums["train/loss"]
-        if not (math.isfinite(norm) and math.isfinite(loss)):
+        norms, loss = [learner.clip_gradient() for learner in learners], tally.sums["train/loss"]
+        if not all(map(math.isfinite, (*norms, loss))):
             raise StageFailed(
-                f"step {batch.step}: loss {loss:g}, gradient norm {norm:g}; the weights were not "
-                "changed",
+                f"step {batch.step}: loss {loss:g}, gradient norm {max(norms):g}; the weights were "
+                "not changed",
                 help="lower algorithm.lr, then posttrain resume: it goes on from the last "
                 "checkpoint",
             )
-        self.policy.step()
-        tally.add({"train/grad_norm": norm})
+        for learner in learners:
+            learner.step()
+        tally.add({"train/grad_norm": norms[0]} if batch.trains_policy else {"train/warmup": 1.0})
+        if self._critic:
+            tally.add({"train/critic_grad_norm": norms[-1]})
         return tally
 
     def _accumulate(self, batch: _Batch, part: Part, micro: MicroBatch, tally: Tally) -> None:
         """Forward and backward of one micro-batch."""
         flat, where_T = batch.flat, micro.tokens_T
         mask_T, total_tokens = flat.mask_T[where_T], max(part.total_tokens, 1.0)
-        logprobs_T, entropy_T = self._forward(self.policy.model, micro, entropy=True)
+        output = self._forward(
+            self.policy.model,
+            micro,
+            entropy=True,
+            features=bool(self._critic and self._critic.is_head),
+        )
+        entropy_T = output.entropy_T
         assert entropy_T is not None
-        proximal_T = None if batch.proximal_T is None else batch.proximal_T[where_T]
+        proximal_T = _at(batch.proximal_T, where_T)
         region = trust_region(
-            self._settings.off_policy, flat, micro, logprobs_T, proximal_T, batch.step
+            self._settings.off_policy, flat, micro, output.logprobs_T, proximal_T, batch.step
         )
         inputs = LossInputs(
-            logprobs_T=logprobs_T,
+            logprobs_T=output.logprobs_T,
             old_logprobs_T=region.centre_T,
-            advantages_T=region.weighed(batch.advantages_T[where_T]),
+            advantages_T=region.weighed(batch.advantages.advantages_T[where_T]),
             mask_T=mask_T,
             sequence_T=micro.sequence_T,
             num_sequences=micro.num_sequences,
             total_tokens=total_tokens,
             total_sequences=max(part.total_sequences, 1.0),
             entropy_T=entropy_T,
-            reference_logprobs_T=None if batch.reference_T is None else batch.reference_T[where_T],
+            reference_logprobs_T=_at(batch.reference_T, where_T),
+            values_T=self._critic.values(micro, output.features_TD) if self._critic else None,
+            old_values_T=_at(batch.values_T, where_T),
+            returns_T=_at(batch.advantages.returns_T, where_T),
+            max_new_tokens=self._settings.max_new_tokens,
         )
-        terms = self._algorithm.loss(inputs, self._config)
-        terms.total.backward()
-        tally.add({"train/loss": float(terms.total.detach())})
+        terms: LossTerms = self._algorithm.loss(inputs, self._config)
+        (terms.total if batch.trains_policy else _value_alone(terms)).backward()
+        tally.add(_losses(terms))
         tally.add({name: float(value) for name, value in terms.metrics.items()})
         tally.add({"policy/entropy_nats": float((entropy_T * mask_T).sum())}, 1.0 / total_tokens)
         if region.weights is not None:
             tally.add(region.weights.sums(mask_T), 1.0 / total_tokens)
             tally.raise_to(region.weights.largest(mask_T))
 
-    # -- log-probs ------------------------------------------------------------------------------
+    # -- log-probs and values ---------------------------------------------------------------------
 
     @torch.no_grad()
     def logprobs(self, rollouts: Sequence[Rollout]) -> Tensor:
@@ -189,7 +256,7 @@ class RlTrainer:
         every rank passes the same rollouts.
         """
         micro = pack(sequences_of(rollouts), range(len(rollouts)))
-        return self._forward(self.policy.model, micro)[0]
+        return self._forward.logprobs(self.policy.model, micro)
 
     def _reference_logprobs(
         self, flat: FlatBatch, parts: Sequence[Part], step: int
@@ -201,46 +268,93 @@ class RlTrainer:
             logprobs_T = self._reference.logprobs(flat, micro, what)
             return logprobs_T, distance_nats(flat, logprobs_T, range(num))
         chosen = sample(num, step, self._ranks.num)
-        logprobs_T = self._reference.logprobs(flat, self._micro_batches(flat, chosen), what)
+        logprobs_T = self._reference.logprobs(flat, self._micro(flat, chosen), what)
         return None, distance_nats(flat, logprobs_T, chosen)
 
     @torch.no_grad()
-    def _proximal_logprobs(self, flat: FlatBatch, parts: Sequence[Part]) -> Tensor | None:
+    def _values(self, flat: FlatBatch, micro: Sequence[MicroBatch]) -> Tensor | None:
+        """[T] what the critic expects before each token, on every rank all of them."""
+        if not self._critic:
+            return None
+        shares = []
+        for piece in micro:
+            features_TD = None
+            if self._critic.is_head:
+                features_TD = self._forward(self.policy.model, piece, features=True).features_TD
+            shares.append((piece, self._critic.values(piece, features_TD)))
+        return gather(shares, len(flat.mask_T), self._ranks)
+
+    @torch.no_grad()
+    def _proximal_logprobs(
+        self, flat: FlatBatch, micro: Sequence[MicroBatch], num_optimiser_steps: int
+    ) -> Tensor | None:
         """[T] at this rank's tokens. A single optimiser step needs none: they are the current ones,
         which its own forward pass gives.
         """
-        if self._settings.off_policy.proximal != "recompute" or len(parts) == 1:
+        if self._settings.off_policy.proximal != "recompute" or num_optimiser_steps == 1:
             return None
         logprobs_T = torch.zeros_like(flat.behaviour_logprobs_T)
-        for part in parts:
-            for micro in part.micro:
-                logprobs_T[micro.tokens_T], _ = self._forward(self.policy.model, micro)
+        for piece in micro:
+            logprobs_T[piece.tokens_T] = self._forward.logprobs(self.policy.model, piece)
         return logprobs_T
 
-    def _forward(
-        self, model: Any, micro: MicroBatch, entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        device = next(model.parameters()).device
-        bf16 = self._settings.precision == "bf16"
-        logprobs_T, entropy_T = packed_forward(
-            model,
-            micro.token_ids_S.to(device),
-            micro.lengths,
-            self._settings.temperature,
-            wanted_T=micro.wanted_S.to(device),
-            entropy=entropy,
-            autocast=torch.bfloat16 if bf16 else None,
-        )
-        # Everything that is not the model's lives on the CPU: it is small, and read there.
-        return logprobs_T.cpu(), None if entropy_T is None else entropy_T.cpu()
+    def _kl_metrics(self, kl_nats: float, num_sequences: int) -> dict[str, float]:
+        """The coefficient that this batch was charged; the next one's may be adapted."""
+        charged, target = self._kl_coefficient, getattr(self._config, "kl_target", None)
+        if charged == 0:
+            return {}
+        if target is not None:
+            self._kl_coefficient = ops.kl.adapted_coefficient(
+                charged, kl_nats, target, self._config.kl_horizon, num_sequences
+            )
+        return {"policy/kl_coefficient": charged}
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """Of policy and critic, for a checkpoint. Collective."""
+        return {**self.policy.weights(), **(self._critic.weights() if self._critic else {})}
+
+    def state(self) -> dict[str, Any]:
+        """Optimisers, random generators and what adapts itself. Collective."""
+        state = self.policy.optimiser_state()
+        critic = {"critic": self._critic.learner.optimiser_state()} if self._critic else {}
+        return {**state, **critic, "kl_coefficient": self._kl_coefficient}
+
+    def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from `weights` and `state` of a checkpoint, which every rank has read."""
+        self.policy.load(without_critic(weights), state)
+        if self._critic:
+            self._critic.load(weights, state["critic"])
+        self._kl_coefficient = state.get("kl_coefficient", self._kl_coefficient)
 
 
-def _refuse_unmet(needs: Needs) -> None:
-    unmet = [n for n in ("critic", "greedy", "pairs") if getattr(needs, n)]
-    if unmet:
+def _at(values_T: Tensor | None, where_T: Tensor) -> Tensor | None:
+    return None if values_T is None else values_T[where_T]
+
+
+def _value_alone(terms: LossTerms) -> Tensor:
+    if terms.value is None:
+        raise ValueError("the critic warms up, but the algorithm's loss has no value term")
+    return terms.value
+
+
+def _losses(terms: LossTerms) -> dict[str, float]:
+    losses = {"train/loss": float(terms.total.detach())}
+    if terms.value is not None:
+        losses["train/value_loss"] = float(terms.value.detach())
+    if terms.kl is not None:
+        losses["train/kl_loss"] = float(terms.kl.detach())
+    return losses
+
+
+def _refuse_unmet(needs: Needs, critic: Critic | None) -> None:
+    if needs.critic and critic is None:
+        raise ValueError("the algorithm needs a critic, and none was given")
+    if needs.pairs:
         raise StageFailed(
-            f"the algorithm needs {', '.join(unmet)}, which this trainer does not provide",
-            help="use an algorithm that needs groups or a reference only: grpo",
+            "the algorithm compares pairs of answers, which online stages do not have",
+            help="use it in a `preference` stage",
         )
 
 

@@ -38,6 +38,8 @@ def _rollouts(batch: TrainBatch) -> Iterator[tuple[ScoredGroup, Rollout, Score]]
     for scored in batch.groups:
         for rollout, score in zip(scored.group.rollouts, scored.scores, strict=True):
             yield scored, rollout, score
+        if scored.group.greedy is not None and scored.greedy_score is not None:
+            yield scored, scored.group.greedy, scored.greedy_score
 
 
 def _row(step: int, scored: ScoredGroup, rollout: Rollout, score: Score) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def _row(step: int, scored: ScoredGroup, rollout: Rollout, score: Score) -> dict
         "step": step,
         "draw": scored.group.draw,
         "sample": rollout.sample,
+        "greedy": rollout is scored.group.greedy,
         "source": scored.group.prompt.source,
         "prompt_id": scored.group.prompt.id,
         "prompt": scored.group.prompt.text,

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from posttrain.config.lora import Lora
 from posttrain.errors import InputError, Problem
 from posttrain.model.chat import RenderedRow
-from posttrain.model.load import load_model, load_tokenizer, save_model
+from posttrain.model.load import DTYPES, load_model, load_tokenizer, save_model
+from posttrain.model.lora import adapter_matrices, add_adapters, merged_parameters, save_adapter
 from posttrain.model.packed import packed_forward
 from posttrain.ports import CheckpointFolders, Objective, Tracker
 from posttrain.train.packing import allocate
@@ -45,6 +47,7 @@ class SftSettings:
     seed: int
     precision: str  # "fp32", or "bf16": fp32 weights, bf16 arithmetic, bf16 model folder
     checkpoint_every: int = 200  # steps
+    lora: Lora | None = None  # adapters are trained in place of all weights
 
 
 def run_sft(
@@ -63,6 +66,8 @@ def run_sft(
     training, heldout = hold_out(rows, settings.holdout_rows, settings.seed)
     _require_budget(rows, settings.tokens_per_micro_batch)
     model = load_model(settings.model_path, "fp32")  # fp32 weights: bf16 would swallow small steps
+    if settings.lora is not None:
+        add_adapters(model, settings.lora, settings.seed)
     configs = copy.deepcopy((model.config, model.generation_config))
     trainer = _make_trainer(model, settings, training, heldout, tracker, stop_asked, checkpoints)
     latest = checkpoints.latest()
@@ -73,11 +78,20 @@ def run_sft(
         return "stopped"
     if trainer.is_world_process_zero():
         model.config, model.generation_config = configs  # without what TRL changed for training
-        tokenizer = load_tokenizer(settings.model_path)
-        save_model(model, tokenizer, settings.directory / "model", settings.precision)
+        _write_model(model, settings)
         checkpoints.clear()
     trainer.accelerator.wait_for_everyone()
     return "done"
+
+
+def _write_model(model: PreTrainedModel, settings: SftSettings) -> None:
+    """The model folder, merged where adapters were trained; those lie beside it in `adapter/`."""
+    merged = None
+    if settings.lora is not None:
+        merged = dict(merged_parameters(model, DTYPES[settings.precision]))
+        save_adapter(model, dict(adapter_matrices(model)), settings.directory / "adapter")
+    tokenizer = load_tokenizer(settings.model_path)
+    save_model(model, tokenizer, settings.directory / "model", settings.precision, merged)
 
 
 def hold_out(
@@ -103,13 +117,13 @@ def mean_loss(
                 [t for row in piece for t in row.token_ids], device=model.device
             )
             wanted_T = torch.tensor([m for row in piece for m in row.trained_mask]).bool()
-            logprobs_N, _ = packed_forward(
+            logprobs_N = packed_forward(
                 model,
                 tokens_T,
                 [len(row.token_ids) for row in piece],
                 wanted_T=wanted_T.to(model.device),
                 autocast=autocast,
-            )
+            ).logprobs_N
             total -= float(logprobs_N.double().sum())
             count += len(logprobs_N)
     model.train(was_training)

@@ -12,17 +12,21 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
 from posttrain.errors import StageFailed
+from posttrain.model.lora import has_adapters
 from posttrain.ports import CheckpointFolders, Tracker
 from posttrain.train.packing import allocate
 
+TRAINED = "trained.safetensors"  # in a checkpoint: the adapters, where nothing else is trained
 NOT_FINITE_HELP = "lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint"
 
 
@@ -112,6 +116,28 @@ class PackedSftTrainer(SFTTrainer):
             self.accelerator.wait_for_everyone()
         finally:
             self.args.output_dir = usual
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Of a model with adapters these alone: the rest lies where the stage started from."""
+        if not has_adapters(self.model):
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({n: p.data for n, p in self._trained().items()}, folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not has_adapters(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = load_file(Path(resume_from_checkpoint) / TRAINED)
+        with torch.no_grad():
+            for name, parameter in self._trained().items():
+                parameter.copy_(saved[name])
+
+    def _trained(self) -> dict[str, Any]:
+        model: Any = self.model
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 class StageCallback(TrainerCallback):

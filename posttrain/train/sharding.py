@@ -23,7 +23,8 @@ def shard(model: Any, ranks: Ranks) -> None:
 
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (ranks.num,))
-    layers = set(model._no_split_modules or ())  # transformers' name for a model's repeated block
+    # transformers' names for a model's repeated block; a bare layer has none
+    layers = set(getattr(model, "_no_split_modules", None) or ())
     for module in [*(m for m in model.modules() if type(m).__name__ in layers), model]:
         sharded = fully_shard(module, mesh=mesh)
         sharded.set_gradient_divide_factor(1.0)

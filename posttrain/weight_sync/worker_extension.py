@@ -14,7 +14,12 @@ from vllm.config import set_current_vllm_config
 
 from posttrain.types import WeightVersion
 from posttrain.weight_sync import held, shadow
-from posttrain.weight_sync.model_folder import require_same_tensors
+from posttrain.weight_sync.adapter import (
+    MergedWeights,
+    holds_adapter,
+    require_base,
+    require_fitting,
+)
 from posttrain.weight_sync.nccl_receiver import NcclReceiver
 from posttrain.weight_sync.shm_engine import read_location
 from posttrain.weight_sync.transport import scheme_of
@@ -42,12 +47,14 @@ class WorkerExtension:
         version: WeightVersion,
         shapes: Mapping[str, tuple[int, ...]],
         tied: bool,
+        base: str,
         deadline_s: float,
     ) -> None:
         """Take part in the collective that brings `version`; hold what arrives.
 
-        Raises WeightsDiffer where it is not what was published or not the model's (the model stays
-        as it is), DeadlineExceeded where it does not come in time.
+        `base` is the model folder that the engine was given: adapters are merged into it. Raises
+        WeightsDiffer where something else arrives than was published, or what is not the model's
+        (the model stays as it is), DeadlineExceeded where nothing comes in time.
         """
         self.posttrain_received = None
         if self.posttrain_receiver is None:
@@ -55,18 +62,21 @@ class WorkerExtension:
                 engine,
                 self.rank,
                 lambda group, first_rank, seconds: _vllm_receiver(self, group, first_rank),
-                lambda given, place: require_same_tensors(shapes, given, tied, place),
+                lambda given, place: require_fitting(shapes, given, tied, place),
             )
-        self.posttrain_received = self.posttrain_receiver.receive(version, deadline_s)
+        received = self.posttrain_receiver.receive(version, deadline_s)
+        if holds_adapter(received):
+            require_base(engine, received, base, version.location)
+        self.posttrain_received = received
 
-    def posttrain_fill(self: Any, location: str) -> list[str]:
+    def posttrain_fill(self: Any, location: str, base: str) -> list[str]:
         """Load other weights into a twin of the model, while the model goes on generating.
 
         Returns the watched layers whose tensors are others than those: none. The twin waits for
         `posttrain_swap`. Only where layers may get other tensors (see `shadow`).
         """
         self.posttrain_filled = self.posttrain_replaced = None
-        received = self._posttrain_tensors(location)
+        received = self._posttrain_tensors(location, base)
         twin = shadow.twin_of(self.get_model())
         engine = self.weight_transfer_engine
         engine.set_weight_update_target(twin, engine.model_config)
@@ -79,7 +89,7 @@ class WorkerExtension:
         self.posttrain_filled = (twin, questions)
         return stale
 
-    def posttrain_swap(self: Any, location: str) -> list[str]:
+    def posttrain_swap(self: Any, location: str, base: str) -> list[str]:
         """Compute with other weights from here on; no step may run meanwhile.
 
         Hands over the twin that `posttrain_fill` made, or loads in place where there is none.
@@ -90,7 +100,7 @@ class WorkerExtension:
         filled, self.posttrain_filled = self.posttrain_filled, None
         model = self.get_model()
         if filled is None:
-            received = self._posttrain_tensors(location)
+            received = self._posttrain_tensors(location, base)
             self._posttrain_load(received)
             return held.stale_modules(model, received, self.posttrain_watched)
         twin, questions = filled
@@ -103,11 +113,15 @@ class WorkerExtension:
         """Let go of weights that are not computed with: swapped out, refused, or loaded."""
         self.posttrain_filled = self.posttrain_replaced = self.posttrain_received = None
 
-    def _posttrain_tensors(self: Any, location: str) -> Mapping[str, torch.Tensor]:
+    def _posttrain_tensors(self: Any, location: str, base: str) -> Mapping[str, torch.Tensor]:
         if scheme_of(location) == "nccl":
             assert self.posttrain_received is not None
-            return self.posttrain_received
-        return read_location(location)
+            received = self.posttrain_received
+        else:
+            received = read_location(location)
+        if not holds_adapter(received):
+            return received
+        return MergedWeights(base, received, self.model_config.dtype, self.device)
 
     def _posttrain_load(self: Any, received: Mapping[str, torch.Tensor]) -> None:
         """Into the target of the worker's transfer engine: layer by layer, as vLLM loads."""

@@ -1,6 +1,7 @@
 """A vLLM engine on a tiny model, and the same model in transformers as the truth.
 
-The model has tied embeddings unless told otherwise, and weights large enough that its answers are not noise.
+The model has tied embeddings unless told otherwise, and weights large enough that its answers are
+not noise.
 """
 
 from __future__ import annotations

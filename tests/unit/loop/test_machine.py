@@ -353,3 +353,22 @@ def test_illegal_calls_name_the_draw_or_the_engine(call, says):
     machine.assign()
     with pytest.raises(ValueError, match=says):
         call(machine)
+
+
+# -- whole groups -------------------------------------------------------------------------------
+
+
+def test_a_whole_group_waits_for_an_engine_with_room_for_all_of_it():
+    machine = make(4, 0, 0, samples=3, engines=[("a", 4), ("b", 2)], whole_groups=True)
+    assert places(machine.assign()) == [("a", 0, (0, 1, 2))]
+    # a has one place, b two: three samples would begin on two engines
+    assert machine.assign() == []
+    assert machine.sample_finished(0, 1, 0) == "open"
+    assert machine.assign() == []
+    assert machine.sample_finished(0, 0, 0) == "open"
+    assert places(machine.assign()) == [("a", 1, (0, 1, 2))]
+
+
+def test_a_group_that_no_engine_could_ever_hold_is_spread_all_the_same():
+    machine = make(1, 0, 0, samples=5, engines=[("a", 3), ("b", 2)], whole_groups=True)
+    assert places(machine.assign()) == [("a", 0, (0, 1, 2)), ("b", 0, (3, 4))]

@@ -23,12 +23,13 @@ class Uniform(torch.nn.Module):
 def test_literal_numbers():
     # weights 2:1:1:1 -> token 0 has 2/5, the others 1/5; at temperature 0.5 they are squared: 4/7
     ids = torch.tensor([1, 0, 3, 2, 0])
-    logprobs, entropy = packed_forward(Uniform(), ids, [3, 2], entropy=True)
+    output = packed_forward(Uniform(), ids, [3, 2], entropy=True)
+    logprobs, entropy = output.logprobs_N, output.entropies_N
     expected = [math.log(0.4), math.log(0.2), math.log(0.4)]
     torch.testing.assert_close(logprobs, torch.tensor(expected))
     nats = -(0.4 * math.log(0.4) + 3 * 0.2 * math.log(0.2))
     torch.testing.assert_close(entropy, torch.full((3,), nats))
-    cold, _ = packed_forward(Uniform(), ids, [3, 2], temperature=0.5)
+    cold = packed_forward(Uniform(), ids, [3, 2], temperature=0.5).logprobs_N
     torch.testing.assert_close(
         cold, torch.tensor([math.log(4 / 7), math.log(1 / 7), math.log(4 / 7)])
     )
@@ -37,13 +38,14 @@ def test_literal_numbers():
 def test_only_wanted_tokens_and_never_a_first_one():
     ids = torch.tensor([0, 0, 3, 0, 1])
     wanted = torch.tensor([True, False, True, True, True])  # two firsts, which nothing precedes
-    logprobs, entropy = packed_forward(Uniform(), ids, [3, 2], wanted_T=wanted)
+    output = packed_forward(Uniform(), ids, [3, 2], wanted_T=wanted)
+    logprobs, entropy = output.logprobs_N, output.entropies_N
     torch.testing.assert_close(logprobs, torch.tensor([math.log(0.2), math.log(0.2)]))
     assert entropy is None
 
 
 def test_sequences_without_a_wanted_token_give_nothing():
-    logprobs, _ = packed_forward(Uniform(), torch.tensor([1, 2]), [1, 1])
+    logprobs = packed_forward(Uniform(), torch.tensor([1, 2]), [1, 1]).logprobs_N
     assert logprobs.tolist() == []
 
 
@@ -52,7 +54,7 @@ def test_equals_each_sequence_alone_with_gradients(tmp_path):
     model = load_model(tmp_path)
     lengths = [9, 1, 30, 4]
     ids = torch.randint(3, 60, (sum(lengths),), generator=torch.Generator().manual_seed(0))
-    packed, _ = packed_forward(model, ids, lengths, temperature=0.7)
+    packed = packed_forward(model, ids, lengths, temperature=0.7).logprobs_N
     packed.sum().backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()

@@ -546,3 +546,20 @@ def _failed(desk):
 
 def _refusal(task):
     return Answer(task, 0, None, "too long")
+
+
+def test_the_greedy_sample_of_a_group_takes_the_likeliest_tokens(tmp_path):
+    """Twice the same draw with other seeds: the greedy answer alone stays what it was."""
+
+    async def answers(seed: int):
+        sampling = replace(SAMPLING, seed=seed)
+        folder = tmp_path / str(seed)
+        async with Office(folder, FakeEngine(latency=per_token(0.0005))) as office:
+            office.desk.send(work=(replace(work(7, range(3), sampling=sampling), greedy_sample=2),))
+            await office.desk.until(lambda: len(office.desk.finished) == 3)
+            found = {each.sample: each.ref for each in office.desk.finished}
+            return {i: read_rollout(ref, "7", (5, 3, 7)).token_ids for i, ref in found.items()}
+
+    first, second = asyncio.run(answers(4)), asyncio.run(answers(5))
+    assert first[2] == second[2]
+    assert first[0] != second[0] and first[1] != second[1]

@@ -28,6 +28,51 @@ def test_loss_near_zero():
     ]
 
 
+def test_loss_near_zero_where_no_answers_are_compared():
+    row = {**CALM, "train/loss": 0.0002, "train/grad_norm": 0.31}
+    del row["groups/no_signal_share"]
+    assert lines([row]) == [
+        "normal: loss 0.0002 is no bug; advantages cancel over the batch."
+        " The gradient moves the model (norm 0.31); watch reward"
+    ]
+
+
+BATCH_WIDE = {name: value for name, value in CALM.items() if not name.startswith("groups/")}
+
+
+def test_equal_rewards_without_groups():
+    row = BATCH_WIDE | {"reward/mean": 0.0, "reward/std": 0.0, "reward/pass_share": 0.0}
+    assert lines([row]) == [
+        "watch: every answer of the step scores 0: there is nothing to prefer. Easier prompts"
+    ]
+    right = row | {"reward/mean": 1.0, "reward/pass_share": 1.0}
+    assert lines([right]) == [
+        "watch: every answer of the step scores 1.0: there is nothing to prefer. Harder prompts"
+    ]
+    assert lines([row | {"reward/std": 0.1}]) == []
+
+
+def test_nothing_learnt_without_groups():
+    row = BATCH_WIDE | {
+        "train/loss": 0.0,
+        "train/grad_norm": 0.0,
+        "reward/mean": 0.0,
+        "reward/std": 0.0,
+    }
+    assert lines([row] * 3)[0] == (
+        "act: nothing was learnt for 3 steps: every answer scores 0. Easier prompts, or a longer"
+        " sft"
+    )
+
+
+def test_a_critic_that_warms_up():
+    row = {**BATCH_WIDE, "train/warmup": 1.0, "train/value_loss": 0.012, "reward/std": 0.4}
+    assert lines([row]) == [
+        "normal: the critic alone learns (critic_warmup_steps), the policy stands still;"
+        " value loss 0.012"
+    ]
+
+
 def test_a_small_loss_in_supervised_training_is_what_it_says():
     assert lines([{"train/loss": 0.0002, "train/grad_norm": 0.31}]) == []
 

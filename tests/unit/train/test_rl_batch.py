@@ -125,3 +125,45 @@ def test_nothing_but_empty_answers_has_no_ages(hand_made_batch):
     assert metrics["age/versions/mean"] == 0.0
     assert [name for name in metrics if name.startswith("age/share/")] == []
     assert all(value == value for value in metrics.values()), "no NaN"
+
+
+def with_greedy(batch):
+    """Greedy answers: draw 4's is sample 0's answer, draw 5's empty, draw 6's under version 2."""
+    answers = [((5, 6, 2), (2, 2, 3), 1.0), ((), (), 0.0), ((9, 3), (2, 3), 0.25)]
+    groups = []
+    for scored, (tokens, versions, score) in zip(batch.groups, answers, strict=True):
+        first = scored.group.rollouts[0]
+        greedy = replace(
+            first,
+            sample=3,
+            token_ids=tokens,
+            versions=versions,
+            mask=(1,) * len(tokens),
+            logprobs=(-0.1,) * len(tokens),
+            finish="stop",
+        )
+        group = replace(scored.group, greedy=greedy)
+        groups.append(replace(scored, group=group, greedy_score=Score(score)))
+    return replace(batch, groups=tuple(groups))
+
+
+def test_greedy_answers_are_baselines_and_never_trained_on(hand_made_batch):
+    batch = with_greedy(hand_made_batch)
+    flat = flatten(batch)
+    assert flat.greedy_rewards_G.tolist() == [1.0, 0.0, 0.25]
+    assert len(flat.rollouts) == 9 and len(flat.mask_T) == 16
+    metrics = batch_metrics(batch, flat)
+    assert metrics["reward/greedy_mean"] == pytest.approx(1.25 / 3)
+    # the same as samples 0 and 1 of draw 4, 0 and 1 of draw 5, 2 of draw 6
+    assert metrics["groups/greedy_identical_share"] == pytest.approx(5 / 9)
+    # first tokens: draw 4's third sample began under 3, draw 5's third under 1; draw 6's under 3
+    assert metrics["groups/greedy_apart_share"] == pytest.approx(5 / 9)
+    assert metrics["answer/greedy_length_tokens"] == pytest.approx(5 / 3)
+    assert metrics["answer/greedy_cut_share"] == 0.0
+
+
+def test_a_group_without_its_greedy_answer_is_refused(hand_made_batch):
+    first, *others = with_greedy(hand_made_batch).groups
+    lacking = replace(first, greedy_score=None)
+    with pytest.raises(ValueError, match="2 of 3 groups"):
+        flatten(replace(hand_made_batch, groups=(lacking, *others)))

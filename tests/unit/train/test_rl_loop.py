@@ -31,6 +31,8 @@ class Diary:
         self._own_logprobs = own_logprobs
         self.checkpoints = CheckpointStore(directory / "checkpoints")
 
+    compares_answers = True
+
     def note(self, *call):
         self.calls.append(call)
 
@@ -50,7 +52,7 @@ class Diary:
 
     published_weights = weights
 
-    def optimiser_state(self):
+    def state(self):
         return {"steps_trained": self.steps_trained, "tokens_seen": self.tokens_seen}
 
     def load(self, weights, state):

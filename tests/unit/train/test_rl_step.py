@@ -1,10 +1,10 @@
 """The RL step: the same for any micro-batch budget, and the gradient that the formula gives."""
 
-import random
 from dataclasses import replace
 
 import pytest
 import torch
+from rl_batches import make_batch
 
 from posttrain.algorithms import grpo
 from posttrain.config.pipeline import OffPolicy
@@ -13,7 +13,7 @@ from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.micro import build_micro
 from posttrain.train.rl_batch import flatten
 from posttrain.train.rl_step import RlTrainer, StepSettings
-from posttrain.types import Prompt, Rollout, RolloutGroup, Score, ScoredGroup, TrainBatch
+from posttrain.types import TrainBatch
 
 
 @pytest.fixture(scope="module")
@@ -23,41 +23,6 @@ def micro(tmp_path_factory):
     return folder
 
 
-def make_batch(num_groups=4, samples=4):
-    rng = random.Random(0)
-
-    def ids(count):
-        return tuple(rng.randint(3, 60) for _ in range(count))
-
-    groups = []
-    for draw in range(num_groups):
-        prompt = Prompt(str(draw), "source", ids(5), "?", {})
-        rollouts = []
-        for sample in range(samples):
-            tokens = ids(rng.choice([0, 1, 3, 8, 20]))
-            logprobs = tuple(-4.2 + 0.1 * rng.random() for _ in tokens)
-            mask = tuple(int(rng.random() < 0.9) for _ in tokens)
-            versions = tuple(0 for _ in tokens)
-            rollouts.append(
-                Rollout(
-                    str(draw),
-                    sample,
-                    prompt.token_ids,
-                    tokens,
-                    mask,
-                    logprobs,
-                    versions,
-                    "",
-                    "stop",
-                )
-            )
-        scores = tuple(Score(float(rng.random() < 0.5)) for _ in rollouts)
-        groups.append(
-            ScoredGroup(RolloutGroup(str(draw), draw, prompt, tuple(rollouts), 0), scores)
-        )
-    return TrainBatch(0, tuple(groups))
-
-
 def make_trainer(micro, budget, off_policy=None, optimiser_steps=1, **config):
     return RlTrainer(
         load_model(micro),
@@ -65,7 +30,12 @@ def make_trainer(micro, budget, off_policy=None, optimiser_steps=1, **config):
         load_tokenizer(micro),
         grpo,
         grpo.Config(lr=1e-3, **config),
-        StepSettings(1.0, budget, "fp32", optimiser_steps, OffPolicy(**(off_policy or {}))),
+        StepSettings(
+            1.0,
+            budget,
+            optimiser_steps=optimiser_steps,
+            off_policy=OffPolicy(**(off_policy or {})),
+        ),
     )
 
 

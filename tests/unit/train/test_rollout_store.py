@@ -13,6 +13,7 @@ def test_a_row_says_everything_of_its_answer(hand_made_batch):
         "step": 3,
         "draw": 4,
         "sample": 0,
+        "greedy": False,
         "source": "rows",
         "prompt_id": "rows/4",
         "prompt": "question 4",

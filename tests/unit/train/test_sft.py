@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from posttrain.checkpoint.folders import CommittedFolders
+from posttrain.config.lora import Lora
 from posttrain.errors import InputError, StageFailed
 from posttrain.model.chat import RenderedRow, render
-from posttrain.model.load import load_model, load_tokenizer
+from posttrain.model.load import load_model, load_state, load_tokenizer
 from posttrain.model.micro import build_micro
 from posttrain.ports import Objective
 from posttrain.train.sft import SftSettings, hold_out, mean_loss, run_sft
@@ -193,3 +194,51 @@ def test_hold_out_is_seeded_and_bounded():
     assert hold_out(rows, 64, seed=1) == (training, heldout)
     assert hold_out(rows, 64, seed=2)[1] != heldout
     assert hold_out(rows, 0, seed=1) == (rows, [])
+
+
+LORA = Lora(rank=4, alpha=16)
+
+
+def test_adapters_are_trained_and_the_model_folder_is_merged(micro, rows, tmp_path):
+    _, tracker = train(micro, tmp_path, rows, lora=LORA, holdout_rows=8, steps=10)
+    heldout = tracker.series("sft/heldout_loss")
+    assert heldout[10] < heldout[0] - 0.05
+    _, kept = hold_out(rows, 8, seed=3)
+    merged = load_model(tmp_path / "model")
+    assert mean_loss(merged, kept, 4096) == pytest.approx(heldout[10], abs=1e-5)
+    before, after = load_state(micro), load_state(tmp_path / "model")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith("_proj.weight")}
+    for name in ("config.json", "generation_config.json"):
+        written = json.loads((tmp_path / "model" / name).read_text())
+        assert written == json.loads((micro / name).read_text())
+
+
+def test_the_adapter_beside_the_model_folder_gives_the_same_model(micro, rows, tmp_path):
+    from peft import PeftModel
+
+    train(micro, tmp_path, rows, lora=LORA, steps=2)
+    theirs = PeftModel.from_pretrained(load_model(micro), tmp_path / "adapter").merge_and_unload()
+    ours = load_model(tmp_path / "model")
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
+
+
+def test_adapters_stopped_and_resumed_are_bit_equal(micro, rows, tmp_path):
+    _, straight = train(micro, tmp_path / "straight", rows, lora=LORA)
+    polls = iter([False, False, True])
+    outcome, before = train(
+        micro, tmp_path / "cut", rows, stop_asked=lambda: next(polls), lora=LORA
+    )
+    assert outcome == "stopped"
+    folder = tmp_path / "cut" / "checkpoints" / "step-000003"
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    assert size < 0.1 * (micro / "model.safetensors").stat().st_size
+    _, after = train(micro, tmp_path / "cut", rows, lora=LORA)
+    losses = before.series("train/loss") | after.series("train/loss")
+    assert losses == straight.series("train/loss")
+    one, two = load_state(tmp_path / "straight" / "model"), load_state(tmp_path / "cut" / "model")
+    assert all(torch.equal(one[name], two[name]) for name in one)
