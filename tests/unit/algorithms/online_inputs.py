@@ -48,3 +48,14 @@ def micro_inputs(logprobs: list[float], advantages: list[float], **others: Any) 
 
 def _tensor(value: Any) -> Any:
     return torch.tensor(value) if isinstance(value, list) else value
+
+
+def padded(values_T: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """[B, L] the layout of other libraries: a row per answer, zeros behind its end."""
+    rows = torch.split(values_T, lengths)
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def packed(values_BL: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """[T] back again."""
+    return torch.cat([row[:length] for row, length in zip(values_BL, lengths, strict=True)])
