@@ -1,5 +1,5 @@
-"""Adapters sent to a real vLLM engine in place of weights, in a process of its own. The truth is the
-trainer's own model, with its adapters beside the matrices. Embeddings tied and untied.
+"""Adapters sent to a real vLLM engine in place of weights, in a process of its own. The truth is
+the trainer's own model, with its adapters beside the matrices. Embeddings tied and untied.
 
 Run as a program (`FOLDER tied|untied`), this file prints its findings as JSON.
 """
