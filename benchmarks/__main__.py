@@ -19,6 +19,7 @@ from benchmarks.page import write_page
 NOT_BENCHMARKS = {
     "__init__",
     "__main__",
+    "arithmetic",
     "figures",
     "page",
     "product",

@@ -39,6 +39,7 @@ class ProductSettings:
     max_running: int = 256
     tokens_per_micro_batch: int = 4096
     precision: str = "fp32"
+    algorithm: Mapping[str, Any] = field(default_factory=lambda: {"name": "grpo"})
 
 
 def run_product(
@@ -126,7 +127,7 @@ def pipeline(workload: Workload, settings: ProductSettings) -> dict[str, Any]:
                 "kind": "online_rl",
                 "model": "start",
                 "seed": STAGE_SEED,
-                "algorithm": {"name": "grpo", "lr": 1e-4},
+                "algorithm": {"lr": 1e-4, **settings.algorithm},
                 "reward": "./reward.py",
                 "data": "./prompts.jsonl",
                 "batch": {

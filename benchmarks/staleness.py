@@ -29,8 +29,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from benchmarks.arithmetic import (
+    ARITHMETIC,
+    BEFORE,
+    PROMPTS_ASKED,
+    T95_TWO_DEGREES,
+    only,
+    pipeline,
+    run_pipeline,
+    scores,
+    trainer_rows,
+)
 from benchmarks.figures import Figure, mean_at_least, shown, worst_at_least, worst_at_most
 
 SEEDS = (0, 1, 2)
@@ -38,13 +47,10 @@ STEPS = 30
 MAX_STALENESS = 4
 LEARNING_RATE = 1e-4
 BATCH = {"prompts": 32, "samples_per_prompt": 8, "optimiser_steps": 8}
-PROMPTS_ASKED = 1024
 NOISE_FLOOR = 2.0  # points
 MOST_NOISE = 6.0  # points: with more, "within noise" says nothing
 LEAST_GAIN = 10.0  # points: models that learnt nothing end alike whatever the loss
-T95_TWO_DEGREES = 4.302653  # 97.5 % quantile of Student's t: three seeds leave two degrees
 PARITY_STEPS, PARITY_SEED, MAX_NEW_TOKENS = 6, 5, 32
-ARITHMETIC = "microworld/arithmetic"
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -66,25 +72,18 @@ MODES = (SYNCHRONOUS, DECOUPLED, NAIVE)
 def run() -> tuple[list[Figure], dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        (folder / "staleness.yaml").write_text(yaml.safe_dump(pipeline(), sort_keys=False))
-        subprocess.run(
-            [sys.executable, "-m", "posttrain.cli", "run", "staleness.yaml"],
-            cwd=folder,
-            check=True,
-            stderr=subprocess.DEVNULL,
-        )
-        stages = folder / "runs" / "staleness"
-        scores = _scores(stages)
-        rows = {stage: _trainer_rows(stages, stage) for stage in scores if stage != "sft"}
+        stages = run_pipeline(folder, document())
+        solved = scores(stages)
+        rows = {stage: trainer_rows(stages, stage) for stage in solved if stage != BEFORE}
         num_different, num_tensors = parity(folder, stages)
     figures = [
         worst_at_most("staleness 0 against sync, tensors that differ", [num_different], 0, ""),
         worst_at_least("tensors compared", [num_tensors], 1, ""),
-        *_differences(scores),
+        *_differences(solved),
     ]
     for mode in MODES:
         stages_of = [_stage(mode, seed) for seed in SEEDS]
-        figures.append(shown(f"{mode.name}, arithmetic", [scores[s] for s in stages_of], "%"))
+        figures.append(shown(f"{mode.name}, arithmetic", [solved[s] for s in stages_of], "%"))
     for mode in MODES[1:]:
         behind = [
             100 * (_reward(rows[_stage(mode, seed)]) - _reward(rows[_stage(SYNCHRONOUS, seed)]))
@@ -98,7 +97,7 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
             100 * sum(_mean(rows[_stage(mode, seed)], name) for name in names) for seed in SEEDS
         ]
         figures.append(shown(f"{mode.name}, tokens clipped", clipped, "%"))
-    figures.append(shown("before, arithmetic", [scores["sft"]], "%"))
+    figures.append(shown("before, arithmetic", [solved[BEFORE]], "%"))
     return figures, settings()
 
 
@@ -119,7 +118,7 @@ def settings() -> dict[str, Any]:
 # -- what is run --------------------------------------------------------------------------------
 
 
-def pipeline() -> dict[str, Any]:
+def document() -> dict[str, Any]:
     """One file for everything: stages are done one after another, with the same engine."""
     trained = {_stage(mode, seed): _online(mode, seed) for seed in SEEDS for mode in MODES}
     parity_stage = _online(SYNCHRONOUS, PARITY_SEED) | {
@@ -127,30 +126,7 @@ def pipeline() -> dict[str, Any]:
         # The synchronous program knows one optimiser step per batch.
         "batch": {"prompts": BATCH["prompts"], "samples_per_prompt": BATCH["samples_per_prompt"]},
     }
-    pretrain = {"kind": "sft", "uses": "sft/pretrain"}
-    return {
-        "name": "staleness",
-        "seed": 0,
-        # One thread per process on any machine: sums in another order are other sums.
-        "cluster": {"engines": 1, "trainers": 1, "cpus": 2},
-        "wandb": {"mode": "disabled"},
-        "suites": {
-            "asked": {
-                "gain": [ARITHMETIC],
-                "prompts_per_task": PROMPTS_ASKED,
-                "when": "only_final",
-            }
-        },
-        "stages": {
-            "blank": {"kind": "model", "from_scratch": "micro"},
-            "base": pretrain | {"model": "blank", "data": "microworld/skills"},
-            "sft": pretrain
-            | {"model": "base", "data": "microworld/arithmetic_worked", "algorithm": {"lr": 2e-3}},
-            "parity": parity_stage,
-            **trained,
-            "final": {"kind": "evaluate", "models": ["sft", *trained], "suite": "asked"},
-        },
-    }
+    return pipeline("staleness", {"parity": parity_stage, **trained}, list(trained))
 
 
 def _stage(mode: Mode, seed: int) -> str:
@@ -186,7 +162,7 @@ def parity(folder: Path, stages: Path) -> tuple[int, int]:
 
     wanted = {
         "seed": PARITY_SEED,
-        "model": str(_only(stages, "sft") / "model"),
+        "model": str(only(stages, "sft") / "model"),
         "data": {"path": ARITHMETIC},
         "reward": {"name": "arithmetic", "settings": {}},
         "algorithm": {"lr": LEARNING_RATE},
@@ -205,7 +181,7 @@ def parity(folder: Path, stages: Path) -> tuple[int, int]:
         stderr=subprocess.DEVNULL,
     )
     expected = load_file(folder / "expected.safetensors")
-    found = load_file(_only(stages, "parity") / "model" / "model.safetensors")
+    found = load_file(only(stages, "parity") / "model" / "model.safetensors")
     names = sorted(set(expected) & set(found))  # a tied output head may be kept under one name
     return sum(not expected[name].equal(found[name]) for name in names), len(names)
 
@@ -213,11 +189,11 @@ def parity(folder: Path, stages: Path) -> tuple[int, int]:
 # -- what is made of it -------------------------------------------------------------------------
 
 
-def _differences(scores: Mapping[str, float]) -> list[Figure]:
+def _differences(solved: Mapping[str, float]) -> list[Figure]:
     """Decoupled with its goal, naive beside it; what noise is stands in its own row."""
     figures = []
     for mode in (DECOUPLED, NAIVE):
-        points = [scores[_stage(mode, seed)] - scores[_stage(SYNCHRONOUS, seed)] for seed in SEEDS]
+        points = [solved[_stage(mode, seed)] - solved[_stage(SYNCHRONOUS, seed)] for seed in SEEDS]
         noise = T95_TWO_DEGREES * statistics.stdev(points) / len(points) ** 0.5
         name = f"{mode.name} - synchronous, mean"
         if mode is DECOUPLED:
@@ -230,20 +206,9 @@ def _differences(scores: Mapping[str, float]) -> list[Figure]:
             figures.append(worst_at_most(what, [noise], MOST_NOISE, "points"))
         else:
             figures.append(shown(what, [noise], "points"))
-    gains = [scores[_stage(SYNCHRONOUS, seed)] - scores["sft"] for seed in SEEDS]
+    gains = [solved[_stage(SYNCHRONOUS, seed)] - solved[BEFORE] for seed in SEEDS]
     figures.append(worst_at_least("synchronous - before, smallest", gains, LEAST_GAIN, "points"))
     return figures
-
-
-def _scores(stages: Path) -> dict[str, float]:
-    """Per cent of the problems that each stage's model solves."""
-    document = json.loads((_only(stages, "final") / "measurements.json").read_text())
-    return {stage: 100 * tasks[ARITHMETIC]["value"] for stage, tasks in document["models"].items()}
-
-
-def _trainer_rows(stages: Path, stage: str) -> list[dict[str, float]]:
-    lines = (_only(stages, stage) / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if "train/loss" in row]
 
 
 def _reward(rows: Sequence[Mapping[str, float]]) -> float:
@@ -258,8 +223,3 @@ def _mean_age(rows: Sequence[Mapping[str, float]]) -> float:
 
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
     return statistics.fmean(row[name] for row in rows)
-
-
-def _only(stages: Path, stage: str) -> Path:
-    """The stage's folder: there is one identity of each."""
-    return next(path for path in (stages / stage).iterdir() if path.is_dir())

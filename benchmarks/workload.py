@@ -21,6 +21,7 @@ SIZES = {  # hidden, layers, query heads, key heads, head size, feed-forward
     "micro": (128, 3, 4, 2, 32, 512),
     "medium": (256, 4, 8, 4, 32, 1024),
     "small": (384, 6, 6, 2, 64, 1280),
+    "large": (768, 8, 12, 4, 64, 2048),
 }
 
 

@@ -13,7 +13,7 @@ def closest(word: str, candidates: Iterable[str]) -> str | None:
     """
     candidates = list(candidates)
     by_lower = {candidate.lower(): candidate for candidate in reversed(candidates)}
-    cutoff = 0.6 if len(word) > 3 else 0.7  # two letters of `lr` are in `lora` by chance
+    cutoff = 0.6 if len(word) > 2 else 0.7  # the two letters of `lr` are in `lora` by chance
     near = get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from posttrain.algorithms import needs_of
+from posttrain.config.critic import HEAD
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import OnlineRlStage
 from posttrain.config.plugins import load_plugin
@@ -142,12 +143,18 @@ def _preset_speeds(
 
 
 def _forward_passes(loaded: LoadedPipeline, stage: OnlineRlStage, config: StrictModel) -> int:
-    """Passes over a batch besides training it. A critic is trained too: as much as three."""
+    """Work on a batch besides training the policy on it once, counted in forward passes: training
+    is three. A critic of its own is trained like the policy, after one pass for its values.
+    """
     module = load_plugin("algorithm", stage.algorithm.name, loaded.base_dir)
-    needs = needs_of(module, config)
+    needs, epochs = needs_of(module, config), stage.batch.epochs
     # With one optimiser step the pass that trains gives the proximal log-probs as well.
-    recomputes = stage.off_policy.proximal == "recompute" and stage.batch.optimiser_steps > 1
-    return int(needs.reference) + int(recomputes) + 3 * int(needs.critic)
+    num_steps = stage.batch.optimiser_steps * epochs
+    recomputes = stage.off_policy.proximal == "recompute" and num_steps > 1
+    values = 0
+    if needs.critic:
+        values = 1 if getattr(config, "critic", "") == HEAD else 1 + 3 * epochs
+    return 3 * (epochs - 1) + int(needs.reference) + int(recomputes) + values
 
 
 def _answers(stage: OnlineRlStage, measured: Measured, book: _Book) -> tuple[AnswerLengths, float]:

@@ -103,6 +103,11 @@ class RlTrainer:
         """Whether a prompt teaches by how its answers differ."""
         return self._needs.groups or self._needs.greedy
 
+    @property
+    def greedy(self) -> bool:
+        """Whether each prompt needs a greedy answer."""
+        return self._needs.greedy
+
     # -- one batch ------------------------------------------------------------------------------
 
     def step(self, flat: FlatBatch, step: int, num_steps: int) -> dict[str, float]:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from posttrain.checkpoint.store import CheckpointStore
-from posttrain.model.load import load_model
+from posttrain.model.load import load_model, load_state
 from posttrain.model.micro import build_micro
+from posttrain.weight_sync.adapter import MergedWeights
 
 RANK = Path(__file__).with_name("trainer_rank.py")
 # A large epsilon: AdamW would otherwise make whole steps of gradients that are rounding noise.
@@ -24,6 +25,8 @@ COMPARED = {
         "optimiser_steps": 2,
         "off_policy": {"proximal": "recompute", "weights": "clamp"},
     },
+    "adapters": {"lora": {"rank": 4, "alpha": 8}},
+    "offloaded-reference": {"reference": "offload"},
     "interpolate": {"off_policy": {"proximal": "interpolate", "level": "sequence"}},
 }
 
@@ -65,6 +68,7 @@ class Groups:
     def distance(self, one, other, version):
         """Of two published versions, relative to how far training has moved them."""
         a, b, start = self.weights(one, version), self.weights(other, version), self.weights(one, 0)
+        a, b, start = ({n: w.float() for n, w in each.items()} for each in (a, b, start))
         norm = torch.nn.utils.get_total_norm
         return float(norm([a[n] - b[n] for n in a]) / norm([a[n] - start[n] for n in a]))
 
@@ -148,6 +152,17 @@ def test_the_model_folder_of_two_ranks_is_an_ordinary_one(groups):
         assert torch.equal(exported[name], value)
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"]
+
+
+def test_two_ranks_send_adapters_and_write_a_merged_folder(groups):
+    published = groups.weights("two-adapters", 4)
+    assert sum(value.numel() for value in published.values()) < 0.1 * sum(
+        value.numel() for value in groups.weights("two-kl-term", 4).values()
+    )
+    merged = MergedWeights(groups.model, published, torch.float32)
+    exported = load_state(groups.root / "two-adapters" / "model")
+    assert exported.keys() == dict(merged).keys()
+    assert all(torch.equal(exported[name], value) for name, value in merged.items())
 
 
 def test_a_checkpoint_of_two_ranks(groups):

@@ -18,10 +18,13 @@ import torch.distributed as dist
 
 from posttrain.algorithms import grpo
 from posttrain.checkpoint.store import CheckpointStore
+from posttrain.config.lora import Lora
 from posttrain.config.pipeline import OffPolicy
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.model.load import load_model, load_tokenizer
+from posttrain.model.lora import add_adapters
 from posttrain.train.ranks import Ranks
+from posttrain.train.reference_weights import reference_weights
 from posttrain.train.rl_loop import RlParts, RlSettings, run_training
 from posttrain.train.rl_step import RlTrainer, StepSettings
 from posttrain.types import (
@@ -133,8 +136,12 @@ def run(plan):
     ranks = Ranks.join(deadline_s=60)
     model, folder, world = plan["model"], Path(plan["folder"]), Everything(plan)
     folder.mkdir(exist_ok=True)
+    policy = load_model(model)
+    if "lora" in plan:
+        add_adapters(policy, Lora(**plan["lora"]), seed=7)
     trainer = RlTrainer(
-        load_model(model), load_model(model), load_tokenizer(model), grpo,
+        policy, reference_weights(policy, model, plan.get("reference", "keep"), "cpu"),
+        load_tokenizer(model), grpo,
         grpo.Config(**plan["algorithm"]),
         StepSettings(
             1.0, 64, plan.get("precision", "fp32"), plan.get("optimiser_steps", 1),

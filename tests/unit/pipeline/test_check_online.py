@@ -117,7 +117,15 @@ def test_optimiser_steps_that_leave_each_a_group_are_accepted(write_pipeline) ->
 
 @pytest.mark.parametrize(
     "code",
-    ["unused-setting", "nothing-to-interpolate", "too-many-optimiser-steps", "batch-too-small"],
+    [
+        "unused-setting",
+        "nothing-to-interpolate",
+        "too-many-optimiser-steps",
+        "batch-too-small",
+        "offload-spread",
+        "unknown-layer",
+        "rank-too-large",
+    ],
 )
 def test_each_has_an_explanation(code: str) -> None:
     assert len(EXPLANATIONS[code]) > 50
@@ -130,3 +138,33 @@ def test_optimiser_steps_are_said_in_words(write_pipeline) -> None:
         "rlvr: 32 prompts × 8 samples = 256 rollouts = 1 step of 4 optimiser steps = 1 new weight "
         "version; "
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("lora: {rank: 8, targets: all-linear}", []),
+        ("lora: {}\n    reference: offload", ["unused-setting"]),
+        ("lora: {}\n    reference: keep", ["unused-setting"]),
+        ("reference: offload", []),
+        ("reference: disk", ["bad-value"]),
+        ("lora: {rank: 0}", ["bad-value"]),
+        ("lora: {dropout: 0.1}", ["unknown-key"]),
+        ("lora: {targets: []}", ["bad-value"]),
+        ("lora: {targets: [all-linear, q_proj]}", ["bad-value"]),
+    ],
+)
+def test_adapters_and_the_reference(problems_of, keys: str, expected: list[str]) -> None:
+    found = problems_of(keys)
+    assert [each.partition("]")[0].partition("[")[2] for each in found] == expected
+
+
+def test_a_reference_that_is_spread_over_gpus_is_not_offloaded(write_pipeline) -> None:
+    overrides = ["stages.rlvr.reference=offload", "stages.rlvr.resources.trainers=2"]
+    # without GPUs every rank maps the same file
+    assert check(load_pipeline(write_pipeline(), overrides)).problems == ()
+    loaded = load_pipeline(write_pipeline(), [*overrides, "cluster.gpus_per_trainer=1"])
+    [problem] = check(loaded).problems
+    assert problem.code == "offload-spread"
+    assert problem.message == "`offload` moves a whole model to each of 2 trainers' GPUs"
+    assert problem.help == "reference: keep (each GPU holds 1/2 of it), or `lora`"

@@ -51,6 +51,8 @@ def test_an_identity_is_ten_hex_digits_and_the_same_every_time() -> None:
     "changes",
     [
         {"steps": 61},
+        {"lora": {}},
+        {"lora": {"rank": 8}},
         {"batch": {"prompts": 16}},
         {"batch": {"samples_per_prompt": 4}},
         {"staleness": 2},
@@ -91,6 +93,7 @@ UNCOUNTED_CHANGES: dict[str, dict[str, Any]] = {
     "batch.tokens_per_micro_batch": {"batch": {"tokens_per_micro_batch": 64}},
     "checkpoint_every": {"checkpoint_every": 3},
     "logprob_check_every": {"logprob_check_every": 3},
+    "reference": {"reference": "offload"},
     "reward.timeout_s": {"reward": {"name": "gsm8k", "timeout_s": 30}},
     "data.path": {"data": "moved/rows.jsonl"},
     "data.name": {"data": {"path": "rows.jsonl", "name": "main"}},
