@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from online_inputs import batch_inputs, micro_inputs
 
 from posttrain.algorithms import needs_of
+from posttrain.config.optimiser import OptimiserConfig
 from posttrain.config.plugins import algorithm_mode, shipped
 from posttrain.config.policy_gradient import Aggregation
 from posttrain.ports import LossInputs
@@ -70,6 +72,14 @@ def random_micro(lengths, **others):
 def test_there_are_ten():
     assert len(ONLINE) == 10
     assert set(ONLINE) - set(GROUPED) == {"ppo", "reinforce_pp", "remax"}
+
+
+def test_the_documentation_knows_each_with_its_settings():
+    page = (Path(__file__).parents[3] / "docs/algorithms.md").read_text(encoding="utf-8")
+    for name, module in ONLINE.items():
+        own = set(module.Config.model_fields) - set(OptimiserConfig.model_fields)
+        missing = {key for key in (name, *own) if f"`{key}" not in page}
+        assert missing == set(), (name, missing)
 
 
 # -- advantages -----------------------------------------------------------------------------------
