@@ -1,5 +1,5 @@
-"""Adapters sent to a real vLLM engine in place of weights, in a process of its own. The truth is
-the trainer's own model, with its adapters beside the matrices. Embeddings tied and untied.
+"""Adapters sent to a real vLLM engine in place of weights, in a process of its own; the trainer's
+model, with its adapters beside the matrices, is the truth. Models with tied and untied embeddings.
 
 Run as a program (`FOLDER tied|untied`), this file prints its findings as JSON.
 """
@@ -94,6 +94,7 @@ class Program:
         from tiny_engine import build_model
 
         from posttrain.config.lora import Lora
+        from posttrain.model.load import load_model
         from posttrain.model.lora import adapted_layers, add_adapters
         from posttrain.rollout.vllm_engine import VllmEngine
         from posttrain.weight_sync.shm_publisher import ShmPublisher
@@ -102,8 +103,6 @@ class Program:
         self.folders = [str(folder / str(seed)) for seed in range(2)]
         self.policies = []
         for seed in range(3):
-            from posttrain.model.load import load_model
-
             policy = load_model(self.folders[0])
             add_adapters(policy, Lora(rank=2, alpha=4), seed)
             generator = torch.Generator().manual_seed(seed)

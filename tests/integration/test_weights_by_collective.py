@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch")
 
 from posttrain.errors import DeadlineExceeded, PosttrainError, WeightsDiffer  # noqa: E402
 from posttrain.types import WeightVersion  # noqa: E402
+from posttrain.weight_sync.adapter import adapter_tensors  # noqa: E402
 from posttrain.weight_sync.device_checksum import device_checksum  # noqa: E402
 from posttrain.weight_sync.nccl_publisher import NcclPublisher  # noqa: E402
 from posttrain.weight_sync.nccl_receiver import NcclReceiver  # noqa: E402
@@ -198,6 +199,27 @@ def test_versions_arrive_at_every_engine_and_engines_come_and_go(fleet):
     fourth = fleet.publish(publisher, 4, 16.0)
     publisher.release(fourth)
     assert [engine.answer() for engine in fleet.engines.values()] == [{"sums": sums(16.0)}] * 2
+
+
+def test_an_adapter_arrives_with_its_scaling_and_its_base(fleet):
+    """The same way as weights, though its tensors have four shapes and three number formats."""
+    fleet.start("0")
+    publisher = fleet.publisher()
+    matrices = {"a.lora_A.weight": torch.ones(2, 48), "a.lora_B.weight": torch.full((64, 2), 0.5)}
+    adapter = adapter_tensors(matrices, 2.5, "ff" * 16)
+    published = publisher.prepare(adapter, 1, 0)
+    fleet.engines["0"].take(published)
+    publisher.deliver(published)
+    publisher.release(published)
+    assert fleet.engines["0"].answer() == {
+        "sums": {
+            "a.lora_A.weight": 96.0,  # 2 * 48 ones
+            "a.lora_B.weight": 64.0,  # 64 * 2 halves
+            "adapter.base": 16 * 255.0,
+            "adapter.scaling": 2.5,
+        }
+    }
+    assert published.num_bytes == 4 * (96 + 128) + 16 + 8
 
 
 def test_an_engine_that_does_not_come_is_named_and_the_others_too(fleet):
