@@ -21,7 +21,8 @@ REWARDS_MAY_IMPORT = (
 
 
 def modules_of(folder):
-    return sorted(p.stem for p in (ROOT / folder).glob("*.py") if p.stem != "__init__")
+    """Those that others may name: what plug-ins share among them begins with `_`."""
+    return sorted(p.stem for p in (ROOT / folder).glob("*.py") if not p.stem.startswith("_"))
 
 
 def imports_of(path):

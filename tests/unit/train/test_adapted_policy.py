@@ -52,7 +52,7 @@ def test_only_the_adapters_move(trained, micro):
 def test_the_reference_is_the_model_that_the_stage_started_from(trained, micro, hand_made_batch):
     """Bit for bit, after three steps; the same numbers as with a second model in memory."""
     flat = flatten(hand_made_batch)
-    micro_batches = trained._micro_batches(flat, range(len(flat.rollouts)))
+    micro_batches = trained._micro(flat, range(len(flat.rollouts)))
     plain = RlTrainer(
         load_model(micro), load_model(micro), load_tokenizer(micro), grpo, grpo.Config(),
         StepSettings(1.0, 64),

@@ -48,7 +48,7 @@ def stored(tmp_path_factory):
 
 def logprobs(weights, autocast=None):
     with torch.no_grad(), weights.ready() as model:
-        return packed_forward(model, torch.arange(3, 40), [20, 17], autocast=autocast)[0]
+        return packed_forward(model, torch.arange(3, 40), [20, 17], autocast=autocast).logprobs_N
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
