@@ -130,9 +130,10 @@ Anything else is a folder or a hub name under `path`.""",
     "no-model": """A model is a folder in Hugging Face form, with config.json, .safetensors
 weights and a tokenizer. If it was given by a hub name, the hub has none of that name or did not
 answer.""",
-    "no-critic": """`algorithm.critic` names a folder that holds no critic: a sequence-classification
-model with one label (a reward model), or a causal language model, which gets a new head. `policy`
-starts from the stage's own model, `head` puts a value on its last layer.""",
+    "no-critic": """`algorithm.critic` names a folder that holds no critic: that is a
+sequence-classification model with one label (a reward model), or a causal language model, which
+gets a new head. `policy` starts from the stage's own model, `head` puts a value on its last
+layer.""",
     "no-weights": """The folder has a config.json but no .safetensors file. Pickled weights are
 not read: they can run code.""",
     "weights-missing": """config.json asks for tensors that the files do not hold: a half-copied
