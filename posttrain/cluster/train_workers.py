@@ -219,6 +219,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
                 checkpoint_every=job.checkpoint_every,
                 logprob_check_every=job.logprob_check_every,
                 precision=job.precision,
+                sync_every=job.sync_every,
             ),
             RlParts(
                 trainer=trainer,

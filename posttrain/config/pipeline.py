@@ -209,6 +209,9 @@ class Staleness(StrictModel):
     """Hard bound: no token trained on is older. 0 is synchronous."""
     ahead: int | None = Field(default=None, ge=0)
     """Steps of work kept in flight so that engines stay full; at most `max`."""
+    sync_every: int = Field(default=1, gt=0)
+    """Steps between two publications of weights. After each, engines compute all that is running
+    anew: with many long answers under way, seldom is faster. At most `ahead` + 1."""
     policy: Literal["wait"] = "wait"
     """What happens to slow prompts: they are waited for, never discarded."""
 
@@ -218,6 +221,13 @@ class Staleness(StrictModel):
             raise Contradiction(
                 f"`ahead` is {self.ahead}, more than `max`, which is {self.max}",
                 f"max: {self.ahead}, or ahead: {self.max}",
+            )
+        ahead = self.max if self.ahead is None else self.ahead
+        if self.sync_every > ahead + 1:
+            raise Contradiction(
+                f"`sync_every` is {self.sync_every}, but work for {ahead} steps ahead is all that "
+                "engines are given between two syncs: the trainer would wait for ever",
+                f"sync_every: {ahead + 1} or less, or ahead: {self.sync_every - 1}",
             )
         return self
 

@@ -179,12 +179,14 @@ class Schedule:
     """Who waits for whom.
 
     steps_ahead and max_staleness are those of the admission rule. `has_barrier`: new weights are
-    taken only when no answer is being generated, as one-step-overlap trainers do it.
+    taken only when no answer is being generated, as one-step-overlap trainers do it. `sync_every`:
+    steps between two publications.
     """
 
     steps_ahead: int
     max_staleness: int
     has_barrier: bool = False
+    sync_every: int = 1
 
 
 SYNCHRONOUS = Schedule(0, 0)

@@ -154,11 +154,12 @@ class _Simulation:
 
     def _publish_when_possible(self) -> None:
         """One publication at a time; behind a barrier only while nothing is generated."""
-        if self.published != self.acknowledged or self.published == self.step:
+        due = self._due()
+        if self.published != self.acknowledged or self.published == due:
             return
         if self.schedule.has_barrier and self.machine.num_running:
             return
-        self.published = self.step
+        self.published = due
         now_s, sync_s = self.totals.now_s, self.system.engine.sync_s
         if sync_s:
             for engine in self.engines.values():
@@ -167,6 +168,10 @@ class _Simulation:
                 self._schedule(engine)
             self.totals.stall_s += sync_s * len(self.engines)
         self._at(now_s + sync_s, self._acknowledged, self.published)
+
+    def _due(self) -> int:
+        """The newest version that engines are told of."""
+        return self.step - self.step % self.schedule.sync_every
 
     def _acknowledged(self, version: int, _: Any) -> None:
         self.acknowledged = version
@@ -177,7 +182,7 @@ class _Simulation:
     # -- what an event makes possible -------------------------------------------------------------
 
     def _react(self) -> None:
-        if self.published != self.step:
+        if self.published != self._due():
             self._publish_when_possible()
         if not self.is_training and self._may_train():
             self._train()
@@ -197,8 +202,8 @@ class _Simulation:
 
     def _may_train(self) -> bool:
         """The trainers wait for the publication before the last; behind a barrier for the last."""
-        behind = self.step - self.acknowledged
-        return behind == 0 if self.schedule.has_barrier else behind <= 1
+        behind = self._due() - self.acknowledged
+        return behind <= (0 if self.schedule.has_barrier else self.schedule.sync_every)
 
     def _train(self) -> None:
         draws = self.machine.take_batch(self.step)

@@ -125,9 +125,12 @@ def forecast_stage(
 
 def schedule_of(stage: OnlineRlStage, maximum: int, places: int, rollouts: int) -> Schedule:
     """The schedule with this bound: the file's `ahead` where it says one, else what fills."""
-    if stage.staleness.ahead is not None:
-        return Schedule(min(maximum, stage.staleness.ahead), maximum)
-    return Schedule(filling_ahead(places, rollouts, maximum), maximum)
+    every = stage.staleness.sync_every
+    wanted = stage.staleness.ahead
+    if wanted is None:
+        wanted = filling_ahead(places, rollouts, maximum) + every - 1
+    ahead = min(maximum, wanted)
+    return Schedule(ahead, maximum, sync_every=min(every, ahead + 1))
 
 
 def staleness_columns(maximum: int) -> list[int]:

@@ -53,6 +53,7 @@ class OnlineJob:
     off_policy: OffPolicy
     lora: Lora | None
     reference: str  # "keep" or "offload"
+    sync_every: int  # steps between two publications
     checkpoint_every: int
     logprob_check_every: int
     attempt: int

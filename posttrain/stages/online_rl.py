@@ -73,6 +73,7 @@ def run(
         off_policy=stage.off_policy,
         lora=stage.lora,
         reference=stage.reference,
+        sync_every=stage.staleness.sync_every,
         checkpoint_every=stage.checkpoint_every,
         logprob_check_every=stage.logprob_check_every,
         attempt=context.attempt,

@@ -7,9 +7,12 @@ from posttrain.loop.limits import filling_ahead
 
 
 def steps_ahead(stage: OnlineRlStage, cluster: Cluster) -> int:
-    """`staleness.ahead`, or the fewest steps that give every place of the engines work."""
+    """`staleness.ahead`, or the fewest steps that give every place of the engines work; more where
+    engines are told of new weights only every few steps.
+    """
     if stage.staleness.ahead is not None:
         return stage.staleness.ahead
     engines = stage.resources.engines or cluster.engines
     rollouts = stage.batch.prompts * stage.batch.samples_per_prompt
-    return filling_ahead(engines * cluster.engine.max_running, rollouts, stage.staleness.max)
+    filling = filling_ahead(engines * cluster.engine.max_running, rollouts, stage.staleness.max)
+    return min(stage.staleness.max, filling + stage.staleness.sync_every - 1)

@@ -46,8 +46,9 @@ class RlSettings:
     directory: Path  # the stage's folder
     num_steps: int
     checkpoint_every: int
-    logprob_check_every: int
+    logprob_check_every: int  # syncs
     precision: str
+    sync_every: int = 1  # steps between two publications
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,13 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
         with _span(parts, f"step {step}"):
             metrics = _train(settings, parts, batch)
         step += 1
-        with _span(parts, f"publish v{step}"):
-            _publish(parts, step)
-        if step % settings.logprob_check_every == 0 or step == 1:
-            with _span(parts, "compare log-probs"):
-                metrics |= _compare_logprobs(settings, parts, step)
+        num_syncs, rest = divmod(step, settings.sync_every)
+        if rest == 0:
+            with _span(parts, f"publish v{step}"):
+                _publish(parts, step)
+            if num_syncs % settings.logprob_check_every == 0 or num_syncs == 1:
+                with _span(parts, "compare log-probs"):
+                    metrics |= _compare_logprobs(settings, parts, step)
         if parts.ranks.is_first:
             tokens = parts.trainer.policy.tokens_seen
             parts.tracker.log(metrics, step=step - 1, version=step, tokens=tokens)

@@ -85,6 +85,13 @@ def test_every_mistake_is_shown_at_once(write_pipeline: Write) -> None:
             "which is 1\n  help: max: 2, or ahead: 1",
         ),
         (
+            "samples_per_prompt: 8}",
+            "samples_per_prompt: 8}\n    staleness: {max: 4, ahead: 1, sync_every: 3}",
+            "error[bad-value] mine.yaml:15 stages.rlvr.staleness: `sync_every` is 3, but work for "
+            "1 steps ahead is all that engines are given between two syncs: the trainer would wait "
+            "for ever\n  help: sync_every: 2 or less, or ahead: 2",
+        ),
+        (
             "keep: [microworld/copy]",
             "keep: microworld/copy",
             "error[bad-value] mine.yaml:3 suites.abilities.keep: is microworld/copy, has to be a "

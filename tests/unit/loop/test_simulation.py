@@ -274,3 +274,21 @@ def test_limits_refuse_what_means_nothing() -> None:
         speedup_bound(0.0, 0.5)
     with pytest.raises(ValueError, match="rollouts_per_step >= 1"):
         filling_ahead(8, 0, 1)
+
+
+def test_weights_that_are_told_of_seldom_stop_engines_less_and_make_answers_older() -> None:
+    # Places for four answers, always full: 1 s of generating per step, and 0.2 s per sync.
+    engine = replace(ONE_ENGINE.engine, max_running=4, sync_s=0.2)
+    system = replace(ONE_ENGINE, engine=engine)
+    often = simulate(system, Schedule(3, 4), num_steps=60)
+    seldom = simulate(system, Schedule(3, 4, sync_every=2), num_steps=60)
+    assert often.seconds_per_step == pytest.approx(1.2, rel=0.02)
+    assert seldom.seconds_per_step == pytest.approx(1.1, rel=0.02)
+    assert seldom.age_mean > often.age_mean
+    assert seldom.age_max <= 4
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2, 3])
+def test_the_fewest_steps_ahead_for_seldom_weights_still_serve_every_step(ahead: int) -> None:
+    schedule = Schedule(ahead, ahead + 1, sync_every=ahead + 1)
+    assert simulate(ONE_ENGINE, schedule, num_steps=30).num_steps == 30

@@ -159,6 +159,16 @@ def test_the_order_of_calls(diary, tmp_path):
     ]
 
 
+def test_weights_are_published_every_few_steps_and_log_probs_compared_by_syncs(diary, tmp_path):
+    run(diary, tmp_path, num_steps=7, sync_every=3, logprob_check_every=2)
+    published = [call[1] for call in diary.calls if call[0] == "publish"]
+    assert published == [0, 3, 6]
+    waited = [call[1] for call in diary.calls if call[0] == "wait"]
+    assert waited == [0, 3, 6]  # the start, the first sync, the second of two
+    steps = [call[1] for call in diary.calls if call[0] == "step"]
+    assert steps == list(range(7))
+
+
 def test_a_checkpoint_holds_weights_optimiser_and_coordinator(diary, tmp_path):
     run(diary, tmp_path, checkpoint_every=2)
     saved = diary.checkpoints.latest()
