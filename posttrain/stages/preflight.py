@@ -6,9 +6,11 @@ of the `model` stage that it descends from.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from posttrain.errors import InputError, PosttrainError, Problem, ProblemList
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.step_limits import check_step
+from posttrain.types import Prompt
 
 ROWS_TRIED = 20_000  # rows rendered per data set here; the stage itself renders all of them
 
@@ -108,11 +111,10 @@ def _look_at_rows(request: PreflightRequest, folder: str) -> None:
 
 def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     from posttrain.stages.context import context_length
-    from posttrain.stages.questions import render_prompts
 
     room = context_length(folder) - (request.max_tokens or 0)
     few = _few(request)
-    prompts = render_prompts(folder, few, room, None, 0)
+    prompts = _rendered(folder, json.dumps(few), room)
     if request.online is None or request.places is None:
         return
     seen_all = len(prompts) < few["take"] or request.online.data.take == few["take"]
@@ -121,6 +123,14 @@ def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     problems = check_step(request.stage, request.online, different, longest, request.places)
     if problems:
         raise InputError(problems)
+
+
+@lru_cache(maxsize=1)
+def _rendered(folder: str, data: str, room: int) -> list[Prompt]:
+    """Stages that compare algorithms share their prompts; `data` is a DataSpec as JSON."""
+    from posttrain.stages.questions import render_prompts
+
+    return render_prompts(folder, json.loads(data), room, None, 0)
 
 
 def _look_at_suite(request: PreflightRequest, folder: str) -> None:
