@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.critic import is_folder
 from posttrain.config.document import COMMAND_LINE, Places, join
 from posttrain.config.keys import PLUGIN_KINDS
 from posttrain.config.plugins import is_file_name
@@ -89,6 +90,9 @@ def _of_block(block: dict[str, Any], prefix: str) -> Iterator[tuple[dict[str, An
     data = block.get("data")
     if isinstance(data, dict):
         yield from _present(data, "path", join(prefix, "data"))
+    algorithm = block.get("algorithm")
+    if isinstance(algorithm, dict) and is_folder(str(algorithm.get("critic", ""))):
+        yield algorithm, "critic", join(prefix, "algorithm", "critic")
     for key in PLUGIN_KINDS:
         plugin = block.get(key)
         if isinstance(plugin, dict) and is_file_name(str(plugin.get("name", ""))):

@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from posttrain.config.critic import is_folder
 from posttrain.config.keys import PLUGIN_KINDS
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import (
@@ -166,9 +165,6 @@ def _plugins(stage: StageBase, base_dir: Path | str) -> dict[str, PluginRef]:
         if plugin is not None:
             module = load_plugin(kind, plugin.name, base_dir)
             settings = plugin_config(module, plugin.settings).model_dump(mode="json")
-            critic = settings.get("critic")
-            if isinstance(critic, str) and is_folder(critic):
-                settings["critic"] = str((Path(base_dir) / Path(critic).expanduser()).resolve())
             refs[key] = PluginRef(kind, plugin.name, settings, str(base_dir))
     return refs
 

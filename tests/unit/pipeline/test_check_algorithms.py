@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +94,57 @@ def test_settings_that_contradict_one_another(problems_of, algorithm: str, expec
 
 def test_charged_twice_has_an_explanation() -> None:
     assert len(EXPLANATIONS["charged-twice"]) > 50
+
+
+# -- critics ------------------------------------------------------------------------------------
+
+
+def test_a_critic_of_the_policy_or_a_head_needs_nothing(problems_of) -> None:
+    assert problems_of("ppo", samples=1) == []
+    assert problems_of("{name: ppo, critic: head}", samples=1) == []
+
+
+def test_a_critic_that_is_not_there_is_found_before_anything_starts(problems_of) -> None:
+    [found] = problems_of("{name: ppo, critic: ./judge}", samples=1)
+    assert found == (
+        f"error[no-critic] {PLACE}.critic: `judge` is no model folder: it has no config.json\n"
+        "  help: a folder written by a reward_model stage, critic: policy, or critic: head"
+    )
+
+
+def test_a_classifier_of_several_labels_is_no_critic(problems_of) -> None:
+    judge = Path("judge")
+    judge.mkdir()
+    config = {"architectures": ["Qwen3ForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
+    (judge / "config.json").write_text(json.dumps(config))
+    [found] = problems_of("{name: ppo, critic: ./judge}", samples=1)
+    assert found.startswith(f"error[no-critic] {PLACE}.critic: `judge` has 2 labels, a critic says")
+    (judge / "config.json").write_text(json.dumps(config | {"id2label": {"0": "score"}}))
+    assert problems_of("{name: ppo, critic: ./judge}", samples=1) == []
+
+
+def test_a_critic_may_be_a_stage(problems_of) -> None:
+    assert problems_of("{name: ppo, critic: sft}", samples=1) == []
+    [found] = problems_of("{name: ppo, critic: stf}", samples=1)
+    assert found == (
+        f"error[unknown-stage] {PLACE}.critic: no stage `stf`\n  help: did you mean `sft`?"
+    )
+
+
+def test_a_critic_in_another_place_counts_by_its_content(write_pipeline) -> None:
+    """Identity: the folder's content, wherever it lies."""
+    from posttrain.pipeline.identity import _with_content
+
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        (Path(name) / "config.json").write_text("{}")
+    folders = [str(Path(name).resolve()) for name in ("one", "two")]
+    one, two = (_with_content({"critic": folder}, {})["critic"] for folder in folders)
+    assert one == two
+    (Path("two") / "config.json").write_text('{"a": 1}')
+    assert _with_content({"critic": folders[1]}, {})["critic"] != one
+    assert _with_content({"critic": "rm"}, {"rm": "4f1c"}) == {"critic": "4f1c"}
+    assert _with_content({"critic": "head", "lr": 1.0}, {"rm": "x"}) == {
+        "critic": "head",
+        "lr": 1.0,
+    }

@@ -186,7 +186,12 @@ def test_the_resolved_configuration_is_complete(plan_of: Plans) -> None:
     assert config["algorithm"]["name"] == "grpo"
     assert config["algorithm"]["settings"]["lr"] == 3e-4
     assert config["algorithm"]["settings"]["max_grad_norm"] == 1.0  # a default of the algorithm's
-    assert config["staleness"] == {"max": 1, "ahead": None, "policy": "wait"}
+    assert config["staleness"] == {
+        "max": 1,
+        "ahead": None,
+        "sync_every": 1,
+        "policy": "wait",
+    }
     assert plan["final"].config()["suite"]["prompts_per_task"] == 256
 
 
