@@ -116,6 +116,7 @@ class System:
     prompt_tokens: float = 0.0  # mean; trained over, not generated
     score_s: float = 0.0  # from a group's last token to its scores
     filtered_share: float = 0.0  # of groups: nothing to learn from them, others in their place
+    greedy: bool = False  # one answer more per prompt is generated and scored, never trained on
     devices_per_engine: int = 1
     devices_per_trainer: int = 1
 
@@ -133,7 +134,13 @@ class System:
             raise ValueError(f"every count has to be 1 or more, got {counts}")
 
     @property
+    def answers_per_prompt(self) -> int:
+        """Generated: samples, and the greedy one."""
+        return self.samples_per_prompt + self.greedy
+
+    @property
     def rollouts_per_step(self) -> int:
+        """Trained on."""
         return self.groups_per_step * self.samples_per_prompt
 
     @property

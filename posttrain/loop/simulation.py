@@ -77,11 +77,17 @@ class _Simulation:
         # More steps than are measured, so that the last ones see no end coming.
         planned = warm_up + num_steps + schedule.max_staleness + 2
         filters = system.filtered_share > 0
-        self.machine = Machine(rule, planned, system.samples_per_prompt, filter_no_signal=filters)
+        self.machine = Machine(
+            rule,
+            planned,
+            system.answers_per_prompt,
+            filter_no_signal=filters,
+            whole_groups=system.greedy,
+        )
         self.chance = random.Random(seed + 1)
         self.system, self.schedule = system, schedule
         self.warm_up, self.last_step = warm_up, warm_up + num_steps
-        self.lengths = LengthTable(system.lengths, system.samples_per_prompt, seed)
+        self.lengths = LengthTable(system.lengths, system.answers_per_prompt, seed)
         self.events: list[tuple[float, int, Callable[..., None], Any, Any]] = []
         self.num_events = 0
         self.engines = {str(n): _Engine(str(n)) for n in range(system.num_engines)}
@@ -219,6 +225,8 @@ class _Simulation:
         tokens = self.system.prompt_tokens * self.system.rollouts_per_step
         for draw in draws:
             tokens += self.lengths.of_draw(draw)
+            if self.system.greedy:  # the last answer of each draw
+                tokens -= self.lengths.of(draw, self.system.samples_per_prompt)
             self.totals.ages[self.step - self.starts.pop(draw)] += 1
         self.machine.committed(self.step)  # what was served before is not asked for again
         self.is_training = True

@@ -106,6 +106,7 @@ def assume(
         lengths=lengths,
         groups_per_step=stage.batch.prompts,
         samples_per_prompt=stage.batch.samples_per_prompt,
+        greedy=_asks_greedily(loaded, stage, config),
         prompt_tokens=prompt_tokens,
         score_s=book.take(
             measured.score_s, SCORE_S, lambda seconds: f"a group is scored in {_short(seconds)}"
@@ -140,6 +141,11 @@ def _preset_speeds(
         where = f"each process on {device}" if device == trainer_device else devices
         book.say(f"{size}, {where}", "preset")
     return engine, trainer
+
+
+def _asks_greedily(loaded: LoadedPipeline, stage: OnlineRlStage, config: StrictModel) -> bool:
+    module = load_plugin("algorithm", stage.algorithm.name, loaded.base_dir)
+    return needs_of(module, config).greedy
 
 
 def _forward_passes(loaded: LoadedPipeline, stage: OnlineRlStage, config: StrictModel) -> int:

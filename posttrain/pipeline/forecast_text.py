@@ -84,7 +84,7 @@ def _tokens(forecast: StageForecast) -> str:
 def _under_way(forecast: StageForecast) -> str:
     rollouts, present = forecast.system.rollouts_per_step, forecast.present
     ahead = present.schedule.steps_ahead
-    expected = present.result.groups_in_flight * forecast.parts * forecast.system.samples_per_prompt
+    expected = present.result.groups_in_flight * forecast.parts * forecast.system.answers_per_prompt
     return (
         f"At most ({ahead} + 1) × {number(rollouts)} = {count((ahead + 1) * rollouts, 'rollout')}"
         f" are under way or waiting; about {number(round(expected))} are expected to be."

@@ -292,3 +292,14 @@ def test_weights_that_are_told_of_seldom_stop_engines_less_and_make_answers_olde
 def test_the_fewest_steps_ahead_for_seldom_weights_still_serve_every_step(ahead: int) -> None:
     schedule = Schedule(ahead, ahead + 1, sync_every=ahead + 1)
     assert simulate(ONE_ENGINE, schedule, num_steps=30).num_steps == 30
+
+
+def test_greedy_answers_are_generated_and_not_trained_on() -> None:
+    # Two places for eight answers of 1 s: 4 s where 2 s were enough; 400 tokens are trained still.
+    engine = replace(ONE_ENGINE.engine, max_running=2)
+    plain = replace(ONE_ENGINE, engine=engine)
+    alone = simulate(plain, SYNCHRONOUS, num_steps=5)
+    beside = simulate(replace(plain, greedy=True), SYNCHRONOUS, num_steps=5)
+    assert alone.seconds_per_step == pytest.approx(2.0 + 0.4)
+    assert beside.seconds_per_step == pytest.approx(4.0 + 0.4)
+    assert beside.train_s == pytest.approx(0.4)
