@@ -14,56 +14,26 @@ import functools
 import math
 import resource
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from posttrain import ops
-from posttrain.algorithms import needs_of
 from posttrain.config.optimiser import OptimiserConfig
-from posttrain.config.pipeline import OffPolicy
 from posttrain.errors import StageFailed
-from posttrain.ports import AdvantageInputs, Advantages, LossInputs, LossTerms, Needs
+from posttrain.ports import LossInputs, LossTerms, Needs
 from posttrain.train.adapted_policy import make_policy
-from posttrain.train.critic import Critic, gather, without_critic
+from posttrain.train.critic import Critic, without_critic
 from posttrain.train.forward import Forward
-from posttrain.train.micro_batches import MicroBatch, Part, micro_batches, pack, split
+from posttrain.train.micro_batches import MicroBatch, Part, pack, split
 from posttrain.train.off_policy import trust_region
+from posttrain.train.preparation import KnownBatch, Preparation, StepSettings
 from posttrain.train.ranks import Ranks
-from posttrain.train.reference import Reference, distance_nats, sample
+from posttrain.train.reference import Reference
 from posttrain.train.rl_batch import FlatBatch, sequences_of
 from posttrain.train.tally import Tally
 from posttrain.types import Rollout
-
-
-@dataclass(frozen=True, slots=True)
-class StepSettings:
-    """What does not depend on the algorithm."""
-
-    temperature: float
-    tokens_per_micro_batch: int
-    precision: str = "fp32"  # "bf16": fp32 weights, bf16 arithmetic, bf16 weights for the engines
-    optimiser_steps: int = 1  # per pass over the batch, each on its part of the groups
-    epochs: int = 1  # passes over the batch
-    max_new_tokens: int = 0  # limit of one answer
-    reward_scale: float = 1.0  # what scores are multiplied with for the algorithm
-    off_policy: OffPolicy = field(default_factory=OffPolicy)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """A batch with everything that is known of it before the first optimiser step."""
-
-    flat: FlatBatch
-    step: int
-    advantages: Advantages
-    reference_T: Tensor | None  # [T] nats, where the algorithm needs it
-    proximal_T: Tensor | None  # [T] nats, this rank's tokens; where the first step changes them
-    values_T: Tensor | None  # [T] of the critic
-    trains_policy: bool  # False while the critic warms up
 
 
 class RlTrainer:
@@ -86,16 +56,18 @@ class RlTrainer:
         """
         self._ranks = ranks or Ranks()
         self._forward = Forward(settings.temperature, settings.precision)
-        self._reference = Reference(reference, self._ranks, self._forward.logprobs)
+        kept = Reference(reference, self._ranks, self._forward.logprobs)
         self.policy = make_policy(model, tokenizer, config, settings.precision, self._ranks)
         self._algorithm: Any = algorithm
         self._config: Any = config
         self._settings = settings
-        self._needs = needs_of(algorithm, config)
         self._critic: Critic | None = None
         if critic is not None:
             self._critic = Critic(critic, config, settings.precision, self._ranks)
-        self._kl_coefficient = float(getattr(config, "kl_in_reward", 0.0))
+        self._preparation = Preparation(
+            self.policy.model, kept, self._critic, algorithm, config, settings, self._ranks
+        )
+        self._needs = self._preparation.needs
         _refuse_unmet(self._needs, self._critic)
 
     @property
@@ -115,9 +87,9 @@ class RlTrainer:
 
         Raises StageFailed for a loss or gradient that is not finite.
         """
-        parts = split(flat, self._settings.optimiser_steps, functools.partial(self._micro, flat))
-        reference_T, kl_nats = self._reference_logprobs(flat, parts, step)
-        batch = self._known(flat, parts, step, reference_T)
+        cut = functools.partial(self._preparation.micro_batches, flat)
+        parts = split(flat, self._settings.optimiser_steps, cut)
+        batch = self._preparation.known(flat, parts, step)
         lr = self.policy.set_lr(step, num_steps)
         if self._critic:
             self._critic.learner.set_lr(step, num_steps)
@@ -141,52 +113,12 @@ class RlTrainer:
             "train/tokens": float(num_tokens),
             "train/real_token_share": 1.0,  # packed: no padding is ever computed
             "train/peak_memory_bytes": _peak_memory_bytes(),
-            "policy/kl_reference_nats": kl_nats,
-            **self._kl_metrics(kl_nats, len(flat.rollouts)),
+            "policy/kl_reference_nats": batch.kl_nats,
+            **self._preparation.kl_metrics(batch.kl_nats, len(flat.rollouts)),
             **batch.advantages.metrics,
         }
 
-    def _known(
-        self, flat: FlatBatch, parts: Sequence[Part], step: int, reference_T: Tensor | None
-    ) -> _Batch:
-        """What stays as it is for all passes over the batch."""
-        micro = [each for part in parts for each in part.micro]
-        values_T = self._values(flat, micro)
-        return _Batch(
-            flat,
-            step,
-            self._advantages(flat, reference_T, values_T),
-            reference_T,
-            self._proximal_logprobs(flat, micro, len(parts) * self._settings.epochs),
-            values_T,
-            trains_policy=not (self._critic and self._critic.is_warming_up(step)),
-        )
-
-    def _micro(self, flat: FlatBatch, chosen: Sequence[int]) -> list[MicroBatch]:
-        budget = self._settings.tokens_per_micro_batch
-        return micro_batches(flat.sequences, chosen, budget, self._ranks.num, self._ranks.rank)
-
-    def _advantages(
-        self, flat: FlatBatch, reference_T: Tensor | None, values_T: Tensor | None
-    ) -> Advantages:
-        if self._needs.greedy and flat.greedy_rewards_G is None:
-            raise ValueError("the algorithm needs greedy answers, and the batch has none")
-        scale, greedy_G = self._settings.reward_scale, flat.greedy_rewards_G
-        inputs = AdvantageInputs(
-            rewards_GK=scale * flat.rewards_GK,
-            lengths_B=flat.lengths_B,
-            mask_T=flat.mask_T,
-            behaviour_logprobs_T=flat.behaviour_logprobs_T,
-            reference_logprobs_T=reference_T,
-            values_T=values_T,
-            greedy_rewards_G=None if greedy_G is None else scale * greedy_G,
-            cut_B=flat.cut_B,
-            kl_coefficient=self._kl_coefficient,
-            max_new_tokens=self._settings.max_new_tokens,
-        )
-        return self._algorithm.advantages(inputs, self._config)
-
-    def _optimise(self, batch: _Batch, part: Part) -> Tally:
+    def _optimise(self, batch: KnownBatch, part: Part) -> Tally:
         """One optimiser step; its numbers over all ranks."""
         learners = [self.policy] if batch.trains_policy else []
         learners += [self._critic.learner] if self._critic else []
@@ -212,7 +144,7 @@ class RlTrainer:
             tally.add({"train/critic_grad_norm": norms[-1]})
         return tally
 
-    def _accumulate(self, batch: _Batch, part: Part, micro: MicroBatch, tally: Tally) -> None:
+    def _accumulate(self, batch: KnownBatch, part: Part, micro: MicroBatch, tally: Tally) -> None:
         """Forward and backward of one micro-batch."""
         flat, where_T = batch.flat, micro.tokens_T
         mask_T, total_tokens = flat.mask_T[where_T], max(part.total_tokens, 1.0)
@@ -253,8 +185,6 @@ class RlTrainer:
             tally.add(region.weights.sums(mask_T), 1.0 / total_tokens)
             tally.raise_to(region.weights.largest(mask_T))
 
-    # -- log-probs and values ---------------------------------------------------------------------
-
     @torch.no_grad()
     def logprobs(self, rollouts: Sequence[Rollout]) -> Tensor:
         """[T] log-probs (nats) of every completion token under the present weights. Collective:
@@ -262,57 +192,6 @@ class RlTrainer:
         """
         micro = pack(sequences_of(rollouts), range(len(rollouts)))
         return self._forward.logprobs(self.policy.model, micro)
-
-    def _reference_logprobs(
-        self, flat: FlatBatch, parts: Sequence[Part], step: int
-    ) -> tuple[Tensor | None, float]:
-        """([T] nats where the algorithm needs them, the answers' mean distance in nats)."""
-        what, num = f"step {step}", len(flat.rollouts)
-        if self._needs.reference:
-            micro = [each for part in parts for each in part.micro]
-            logprobs_T = self._reference.logprobs(flat, micro, what)
-            return logprobs_T, distance_nats(flat, logprobs_T, range(num))
-        chosen = sample(num, step, self._ranks.num)
-        logprobs_T = self._reference.logprobs(flat, self._micro(flat, chosen), what)
-        return None, distance_nats(flat, logprobs_T, chosen)
-
-    @torch.no_grad()
-    def _values(self, flat: FlatBatch, micro: Sequence[MicroBatch]) -> Tensor | None:
-        """[T] what the critic expects before each token, on every rank all of them."""
-        if not self._critic:
-            return None
-        shares = []
-        for piece in micro:
-            features_TD = None
-            if self._critic.is_head:
-                features_TD = self._forward(self.policy.model, piece, features=True).features_TD
-            shares.append((piece, self._critic.values(piece, features_TD)))
-        return gather(shares, len(flat.mask_T), self._ranks)
-
-    @torch.no_grad()
-    def _proximal_logprobs(
-        self, flat: FlatBatch, micro: Sequence[MicroBatch], num_optimiser_steps: int
-    ) -> Tensor | None:
-        """[T] at this rank's tokens. A single optimiser step needs none: they are the current ones,
-        which its own forward pass gives.
-        """
-        if self._settings.off_policy.proximal != "recompute" or num_optimiser_steps == 1:
-            return None
-        logprobs_T = torch.zeros_like(flat.behaviour_logprobs_T)
-        for piece in micro:
-            logprobs_T[piece.tokens_T] = self._forward.logprobs(self.policy.model, piece)
-        return logprobs_T
-
-    def _kl_metrics(self, kl_nats: float, num_sequences: int) -> dict[str, float]:
-        """The coefficient that this batch was charged; the next one's may be adapted."""
-        charged, target = self._kl_coefficient, getattr(self._config, "kl_target", None)
-        if charged == 0:
-            return {}
-        if target is not None:
-            self._kl_coefficient = ops.kl.adapted_coefficient(
-                charged, kl_nats, target, self._config.kl_horizon, num_sequences
-            )
-        return {"policy/kl_coefficient": charged}
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -324,14 +203,15 @@ class RlTrainer:
         """Optimisers, random generators and what adapts itself. Collective."""
         state = self.policy.optimiser_state()
         critic = {"critic": self._critic.learner.optimiser_state()} if self._critic else {}
-        return {**state, **critic, "kl_coefficient": self._kl_coefficient}
+        return {**state, **critic, "kl_coefficient": self._preparation.kl_coefficient}
 
     def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from `weights` and `state` of a checkpoint, which every rank has read."""
         self.policy.load(without_critic(weights), state)
         if self._critic:
             self._critic.load(weights, state["critic"])
-        self._kl_coefficient = state.get("kl_coefficient", self._kl_coefficient)
+        known = self._preparation
+        known.kl_coefficient = state.get("kl_coefficient", known.kl_coefficient)
 
 
 def _at(values_T: Tensor | None, where_T: Tensor) -> Tensor | None:

@@ -52,13 +52,13 @@ def test_only_the_adapters_move(trained, micro):
 def test_the_reference_is_the_model_that_the_stage_started_from(trained, micro, hand_made_batch):
     """Bit for bit, after three steps; the same numbers as with a second model in memory."""
     flat = flatten(hand_made_batch)
-    micro_batches = trained._micro(flat, range(len(flat.rollouts)))
+    micro_batches = trained._preparation.micro_batches(flat, range(len(flat.rollouts)))
     plain = RlTrainer(
         load_model(micro), load_model(micro), load_tokenizer(micro), grpo, grpo.Config(),
         StepSettings(1.0, 64),
     )  # fmt: skip
-    ours = trained._reference.logprobs(flat, micro_batches, "a test")
-    theirs = plain._reference.logprobs(flat, micro_batches, "a test")
+    ours = trained._preparation._reference.logprobs(flat, micro_batches, "a test")
+    theirs = plain._preparation._reference.logprobs(flat, micro_batches, "a test")
     assert torch.equal(ours, theirs) and ours.abs().max() > 0
     assert not torch.equal(trained.logprobs(flat.rollouts), ours)
 
