@@ -124,6 +124,7 @@ def _rl_lines(stage: StageView, width: int) -> list[Line]:
             _reward(stage, bars),
             _curve(stage, "entropy", "policy/entropy_nats", bars, "nats/token", 50),
             _kl_and_length(stage, bars),
+            _critic(stage, bars),
             _age(stage, width),
             _busy(stage, width),
             _queues(stage),
@@ -200,6 +201,15 @@ def _kl_and_length(stage: StageView, bars: int) -> Line | None:
         ended = f", {percent(cut[-1])} cut" if cut else ""
         parts.append(f"length {lengths[-1]:.1f} tokens{ended}")
     return _line("KL to start", "   ".join(parts), 48)
+
+
+def _critic(stage: StageView, bars: int) -> Line | None:
+    """Only of algorithms that have one."""
+    values = stage.values("policy/value_explained_share")
+    if not values:
+        return None
+    shown = f"{_spark(values, bars)}explains {percent(max(0.0, values[-1]))} of the returns"
+    return _line("critic", shown, 30)
 
 
 def _age(stage: StageView, width: int) -> Line | None:

@@ -11,6 +11,7 @@ from posttrain.track.report.figure import Figure, Series, change_in_words, curve
 from posttrain.track.views import NoteView, RunView, StageView
 
 MAX_MARKS = 12  # more letters on one plot cannot be told apart
+VALUE_EXPLAINED = "policy/value_explained_share"  # 1: it knows; 0 or less: a constant would do
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Fi
     shares = all(0.0 <= value <= 1.0 for value in rewards)
     reward = [
         *_series(stage, "reward/mean", "reward on training prompts"),
+        *_series(stage, "reward/greedy_mean", "greedy answers, the baseline", color=5, dash="dot"),
         *_series(stage, "reward/heldout_mean", "held out", color=1, dash="dash", markers=True),
     ]
     for metric in sorted(stage.metrics):
@@ -110,6 +112,7 @@ def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Fi
     for key, title, metric, unit, color in (
         ("kl", "Distance to the start (KL)", "policy/kl_reference_nats", "nats per answer", 3),
         ("entropy", "Entropy", "policy/entropy_nats", "nats per token", 2),
+        ("critic", "What the critic explains", VALUE_EXPLAINED, "share of the returns", 4),
     ):
         line = _series(stage, metric, title, color=color)
         words = change_in_words(title, stage.values(metric))
