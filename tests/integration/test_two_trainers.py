@@ -55,7 +55,7 @@ class Groups:
             for rank in range(num)
         ]
         for process in processes:
-            process.wait(timeout=240)
+            process.wait(timeout=600)
 
     def left(self, folder, num, name=None):
         """What each of the ranks wrote down; None for one that was killed."""
