@@ -74,7 +74,6 @@ def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
         kl_T = ops.returns.to_go(kl_T, lengths_B, mask_T, config.gamma)
     returns_T = (earned_T - inputs.kl_coefficient * kl_T).masked_fill(mask_T == 0, 0.0)
     metrics = {
-        "reward/greedy_mean": float(greedy_G.mean()),
         "reward/greedy_tie_share": float((difference_GK == 0).float().mean()),
         "reward/greedy_clip_share": float((difference_GK != delta_GK).float().mean()),
     }

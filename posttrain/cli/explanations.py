@@ -130,6 +130,10 @@ Anything else is a folder or a hub name under `path`.""",
     "no-model": """A model is a folder in Hugging Face form, with config.json, .safetensors
 weights and a tokenizer. If it was given by a hub name, the hub has none of that name or did not
 answer.""",
+    "critic-without-rate": """With `lora` only small matrices of the policy learn, at a rate that
+suits them, often ten times that of full training. A critic of its own has no adapters: all its
+weights would learn at that rate. Give it `critic_lr`, or put it on the policy's last layer:
+`critic: head`.""",
     "no-critic": """`algorithm.critic` names a folder that holds no critic: that is a
 sequence-classification model with one label (a reward model), or a causal language model, which
 gets a new head. `policy` starts from the stage's own model, `head` puts a value on its last

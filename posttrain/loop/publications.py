@@ -43,6 +43,7 @@ class Publications:
     counts: Counts
     heldout: Sequence[Prompt]
     numbers: Numbers = field(default_factory=Numbers)
+    _round: int = -1  # of held-out questions, the last that began
 
     def trainer_is_there(self) -> None:
         """The trainer has called, and not to publish: what was published last is its own."""
@@ -77,10 +78,16 @@ class Publications:
         if is_first:
             self.numbers.begin(self.fleet)
         else:
-            self._log_engines(version.version)
+            assert before is not None
+            self._log_engines(version.version, before.version)
         every = self.settings.heldout_every
-        if self.heldout and every and version.version % every == 0:
+        if self.heldout and every and self._is_due(version.version // every):
             self.life.spawn(self._ask_heldout(version), "asking held-out questions")
+
+    def _is_due(self, round: int) -> bool:
+        """Whether a round of held-out questions begins: not every version may be published."""
+        is_due, self._round = round > self._round, max(round, self._round)
+        return is_due
 
     async def wait_acknowledged(self, version: int) -> SyncReport:
         """Every live engine computes with `version` or a newer one, and there is one."""
@@ -156,13 +163,14 @@ class Publications:
             number = version.version
             self.tracker.log(metrics, step=max(0, number - 1), version=number)
 
-    def _log_engines(self, version: int) -> None:
+    def _log_engines(self, version: int, before: int) -> None:
+        """What engines did since `before` was published."""
         metrics = self.numbers.since_last(
             self.fleet,
             self.groups.health,
             self.ledger.state,
             self.counts,
-            self.fleet.take_sync(version - 1),
+            self.fleet.take_sync(before),
             len(self.groups.open),
         )
         self.tracker.log(metrics, step=version - 1, version=version)

@@ -26,8 +26,9 @@ class ValueModel(nn.Module):
 
     def forward(self, wanted_N: Tensor, **packed: Any) -> Tensor:
         """[N] values at the wanted positions of the row."""
-        features_TD = self.backbone(**packed).last_hidden_state[0]
-        return self.score(features_TD[wanted_N])[:, 0]
+        features_ND = self.backbone(**packed).last_hidden_state[0, wanted_N]
+        with torch.autocast(features_ND.device.type, enabled=False):  # bf16 is coarse beside 10
+            return self.score(features_ND.to(self.score.weight.dtype))[:, 0]
 
 
 class ValueHead(nn.Module):
@@ -88,7 +89,7 @@ def load_value_model(path: str | Path, precision: str = "fp32") -> ValueModel:
                 "no-critic",
                 f"the critic's folder {what}",
                 file=str(path),
-                help="a folder written by a reward_model stage, or critic: policy",
+                help="a sequence-classification folder with one label, or critic: policy",
             )
         )
     if not is_classifier:

@@ -36,9 +36,13 @@ def group_advantages(rewards_GK: Tensor, scale: Scale, epsilon: float = 1e-6) ->
 
     A group of equal rewards gets 0 under every scale.
     """
-    advantages_GK = rewards_GK - group_mean(rewards_GK)
+    _check(rewards_GK)
+    # From the first answer's reward on: of equal ones the mean is rounded, and the rest of it,
+    # divided by a deviation of nearly 0, would be an advantage.
+    from_first_GK = rewards_GK - rewards_GK[:, :1]
+    advantages_GK = from_first_GK - from_first_GK.mean(dim=1, keepdim=True)
     if scale == "std":
-        return advantages_GK / (group_std(rewards_GK) + epsilon)
+        return advantages_GK / (group_std(from_first_GK) + epsilon)
     if scale == "batch":
         return advantages_GK / (rewards_GK.std(unbiased=True) + epsilon)
     if scale == "none":

@@ -60,10 +60,10 @@ def adapted_coefficient(
         β · (1 + clip(KL/target - 1, -0.2, 0.2) · num_sequences/horizon)
 
     `kl_nats` is the batch's mean of k1 summed over each sequence. In `horizon` sequences far off
-    the target β changes by 20 %, whatever the batch size.
+    the target β changes by 20 %, whatever the batch size; by no more in one batch.
     """
     error = min(max(kl_nats / target_nats - 1.0, -0.2), 0.2)
-    return coefficient * (1.0 + error * num_sequences / horizon)
+    return coefficient * (1.0 + error * min(1.0, num_sequences / horizon))
 
 
 def _difference(logprobs_T: Tensor, reference_logprobs_T: Tensor) -> Tensor:

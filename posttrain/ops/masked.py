@@ -54,9 +54,13 @@ def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
     check_same_shape(values=values, mask=mask)
     check_floating(values=values)
     values = _visible(values.float(), mask)
-    mean = masked_mean(values, mask)
-    scaled = (values - mean) * torch.rsqrt(masked_variance(values, mask) + 1e-8)
-    return _visible(scaled if shift_mean else scaled + mean, mask)
+    # From the first visible value on: the mean of equal values is rounded, and what is left of it
+    # would be scaled up ten thousand times.
+    first = values[mask > 0].flatten()[:1].sum()
+    offsets = _visible(values - first, mask)
+    mean = masked_mean(offsets, mask)
+    scaled = (offsets - mean) * torch.rsqrt(masked_variance(offsets, mask) + 1e-8)
+    return _visible(scaled if shift_mean else scaled + mean + first, mask)
 
 
 def sequence_indices(lengths_B: Tensor) -> Tensor:

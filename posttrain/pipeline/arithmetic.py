@@ -39,7 +39,7 @@ def count(value: int, noun: str) -> str:
 
 def _online_rl(stage: OnlineRlStage, cluster: Cluster, greedy: bool) -> str:
     prompts, samples = stage.batch.prompts, stage.batch.samples_per_prompt
-    ahead = steps_ahead(stage, cluster)
+    ahead = steps_ahead(stage, cluster, greedy)
     rollouts = prompts * samples
     parts, passes = stage.batch.optimiser_steps, stage.batch.epochs
     trained = f" of {count(parts, 'optimiser step')}" if parts > 1 else ""

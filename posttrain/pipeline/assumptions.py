@@ -106,7 +106,7 @@ def assume(
         lengths=lengths,
         groups_per_step=stage.batch.prompts,
         samples_per_prompt=stage.batch.samples_per_prompt,
-        greedy=_asks_greedily(loaded, stage, config),
+        greedy=asks_greedily(loaded, stage, config),
         prompt_tokens=prompt_tokens,
         score_s=book.take(
             measured.score_s, SCORE_S, lambda seconds: f"a group is scored in {_short(seconds)}"
@@ -143,7 +143,8 @@ def _preset_speeds(
     return engine, trainer
 
 
-def _asks_greedily(loaded: LoadedPipeline, stage: OnlineRlStage, config: StrictModel) -> bool:
+def asks_greedily(loaded: LoadedPipeline, stage: OnlineRlStage, config: StrictModel) -> bool:
+    """Whether the stage's algorithm wants a greedy answer to each prompt."""
     module = load_plugin("algorithm", stage.algorithm.name, loaded.base_dir)
     return needs_of(module, config).greedy
 

@@ -28,8 +28,8 @@ from posttrain.config.suggest import did_you_mean
 from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.pipeline.arithmetic import describe
+from posttrain.pipeline.check_algorithms import check_algorithm, check_critic
 from posttrain.pipeline.check_cluster import check_cluster
-from posttrain.pipeline.check_critic import check_critic
 from posttrain.pipeline.check_data import DataChecker
 from posttrain.pipeline.check_models import check_model
 from posttrain.pipeline.check_online import check_online
@@ -154,6 +154,7 @@ class _Checker:
             self.problems += check_online(name, stage, trainers, gpus, self.places)
             config = self.plugins.get(name, {}).get("algorithm")
             self.problems += check_critic(name, config, self.pipeline, self.places)
+            self.problems += check_algorithm(name, config, stage, self.places)
         if isinstance(stage, SftStage):
             self._check_shares(name, stage)
         if isinstance(stage, SftStage | OnlineRlStage):

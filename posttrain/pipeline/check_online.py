@@ -126,7 +126,9 @@ def _spread_reference(
     stage: OnlineRlStage, num_trainers: int, gpus_per_trainer: int
 ) -> Problem | None:
     """Moved in, it would be whole on every GPU: more than the share that each keeps otherwise."""
-    if stage.reference == "keep" or num_trainers == 1 or gpus_per_trainer == 0:
+    if stage.lora is not None or stage.reference == "keep":
+        return None
+    if num_trainers == 1 or gpus_per_trainer == 0:
         return None
     return Problem(
         "offload-spread",

@@ -16,7 +16,13 @@ from posttrain.config.strict import StrictModel
 from posttrain.loop.latency import SYNCHRONOUS, Schedule, System
 from posttrain.loop.limits import filling_ahead, speedup_bound
 from posttrain.loop.simulation import SimulationResult, simulate
-from posttrain.pipeline.assumptions import Assumption, Processes, assume, processes_of
+from posttrain.pipeline.assumptions import (
+    Assumption,
+    Processes,
+    asks_greedily,
+    assume,
+    processes_of,
+)
 from posttrain.pipeline.calibration import fitted
 
 MIN_STEPS, MAX_STEPS = 12, 40
@@ -98,14 +104,16 @@ def forecast_stage(
     assert isinstance(stage, OnlineRlStage)
     processes = processes_of(loaded, stage, engines, trainers)
     places = processes.engines * loaded.cluster.engine.max_running
-    rollouts = stage.batch.prompts * stage.batch.samples_per_prompt
-    schedule = schedule_of(stage, stage.staleness.max, places, rollouts)
+    answers = stage.batch.prompts * (
+        stage.batch.samples_per_prompt + asks_greedily(loaded, stage, config)
+    )
+    schedule = schedule_of(stage, stage.staleness.max, places, answers)
     system, assumptions, measured_in = assume(loaded, name, processes, schedule, run, config)
     clock = _Clock(system, stage.steps)
     columns = tuple(
         Column(each, clock.run(each), each == schedule)
         for each in (
-            schedule_of(stage, maximum, places, rollouts)
+            schedule_of(stage, maximum, places, answers)
             for maximum in staleness_columns(stage.staleness.max)
         )
     )
@@ -123,12 +131,12 @@ def forecast_stage(
     )
 
 
-def schedule_of(stage: OnlineRlStage, maximum: int, places: int, rollouts: int) -> Schedule:
+def schedule_of(stage: OnlineRlStage, maximum: int, places: int, answers: int) -> Schedule:
     """The schedule with this bound: the file's `ahead` where it says one, else what fills."""
     every = stage.staleness.sync_every
     wanted = stage.staleness.ahead
     if wanted is None:
-        wanted = filling_ahead(places, rollouts, maximum) + every - 1
+        wanted = filling_ahead(places, answers, maximum) + every - 1
     ahead = min(maximum, wanted)
     return Schedule(ahead, maximum, sync_every=min(every, ahead + 1))
 
@@ -244,7 +252,8 @@ def _likely_splits(system: System, splits: list[Processes], schedule: Schedule) 
 def _least_s(system: System, schedule: Schedule) -> float:
     """Seconds per step if nobody ever waited for a particular answer."""
     training = system.trainer.batch_s(system.tokens_per_step, system.num_trainers)
-    in_flight = system.rollouts_per_step * max(1, schedule.steps_ahead)
+    generated = system.groups_per_step * system.answers_per_prompt
+    in_flight = generated * max(1, schedule.steps_ahead)
     depth = min(system.engine.max_running, math.ceil(in_flight / system.num_engines))
-    answers = system.rollouts_per_step * system.lengths.mean_tokens / system.num_engines
-    return max(training, answers / depth * system.engine.step_s(depth) + system.engine.sync_s)
+    tokens = generated * system.lengths.mean_tokens / system.num_engines
+    return max(training, tokens / depth * system.engine.step_s(depth) + system.engine.sync_s)

@@ -75,16 +75,19 @@ def _measured(run: Path, folder: Path, rows: Sequence[Mapping[str, float]]) -> M
         trainer_tokens_per_s=trainer / trainers if trainer else None,
         sync_s=_seconds(row.get("weights/sync_ms") for row in rows),
         score_s=_seconds(row.get("verifier/latency_ms") for row in rows),
-        no_signal_share=_median(_no_signal(row) for row in rows),
+        no_signal_share=_no_signal(rows),
     )
 
 
-def _no_signal(row: Mapping[str, float]) -> float | None:
-    share, trained = row.get("groups/no_signal_share"), row.get("groups/trained")
-    if share is None or not trained:
+def _no_signal(rows: Sequence[Mapping[str, float]]) -> float | None:
+    """Over all steps: what was refilled is told with each publication, which may be every few."""
+    told = [row for row in rows if "groups/no_signal_share" in row]
+    trained = sum(row.get("groups/trained", 0.0) for row in told)
+    if not trained:
         return None
-    refilled = row.get("groups/refilled", 0.0)
-    return (refilled + share * trained) / (refilled + trained)
+    without = sum(row["groups/no_signal_share"] * row.get("groups/trained", 0.0) for row in told)
+    refilled = sum(row.get("groups/refilled", 0.0) for row in rows)
+    return (refilled + without) / (refilled + trained)
 
 
 def _processes(run: Path, stage: str) -> tuple[int, int]:

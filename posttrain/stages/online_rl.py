@@ -49,7 +49,9 @@ def run(
         heldout=tuple(heldout),
         loop=LoopSettings(
             rule=AdmissionRule(
-                stage.batch.prompts, steps_ahead(stage, context.cluster), stage.staleness.max
+                stage.batch.prompts,
+                steps_ahead(stage, context.cluster, needs.greedy),
+                stage.staleness.max,
             ),
             num_steps=stage.steps,
             samples_per_prompt=stage.batch.samples_per_prompt,

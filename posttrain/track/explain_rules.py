@@ -117,6 +117,8 @@ def equal_rewards(window: Sequence[Row], facts: StageFacts) -> str | None:
     row = window[-1]
     if "groups/no_signal_share" in row or row.get("reward/std") != 0:
         return None
+    if row.get("answer/cut_share", 0.0) > 0:
+        return None  # the algorithm may charge for those
     return (
         f"every answer of the step scores {significant(row['reward/mean'])}: there is nothing to"
         f" prefer. {_easier(row)}"

@@ -208,7 +208,7 @@ def _critic(stage: StageView, bars: int) -> Line | None:
     values = stage.values("policy/value_explained_share")
     if not values:
         return None
-    shown = f"{_spark(values, bars)}explains {percent(max(0.0, values[-1]))} of the returns"
+    shown = f"{_spark(values, bars)}explains {percent(values[-1])} of the returns"
     return _line("critic", shown, 30)
 
 

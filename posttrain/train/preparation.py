@@ -101,14 +101,14 @@ class Preparation:
             trains_policy=not (self._critic and self._critic.is_warming_up(step)),
         )
 
-    def kl_metrics(self, kl_nats: float, num_sequences: int) -> dict[str, float]:
+    def kl_metrics(self, batch: KnownBatch) -> dict[str, float]:
         """The coefficient that this batch was charged; the next one's may be adapted."""
         charged, target = self.kl_coefficient, getattr(self._config, "kl_target", None)
         if charged == 0:
             return {}
-        if target is not None:
+        if target is not None and batch.trains_policy:  # else it stands still, at a KL of 0
             self.kl_coefficient = ops.kl.adapted_coefficient(
-                charged, kl_nats, target, self._config.kl_horizon, num_sequences
+                charged, batch.kl_nats, target, self._config.kl_horizon, len(batch.flat.rollouts)
             )
         return {"policy/kl_coefficient": charged}
 

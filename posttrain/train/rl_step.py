@@ -114,7 +114,7 @@ class RlTrainer:
             "train/real_token_share": 1.0,  # packed: no padding is ever computed
             "train/peak_memory_bytes": _peak_memory_bytes(),
             "policy/kl_reference_nats": batch.kl_nats,
-            **self._preparation.kl_metrics(batch.kl_nats, len(flat.rollouts)),
+            **self._preparation.kl_metrics(batch),
             **batch.advantages.metrics,
         }
 

@@ -88,7 +88,9 @@ def _write_model(model: PreTrainedModel, settings: SftSettings) -> None:
     """The model folder, merged where adapters were trained; those lie beside it in `adapter/`."""
     merged = None
     if settings.lora is not None:
-        merged = dict(merged_parameters(model, DTYPES[settings.precision]))
+        # Off the device one by one: it may have no room for the model once more.
+        dtype = DTYPES[settings.precision]
+        merged = {name: value.cpu() for name, value in merged_parameters(model, dtype)}
         save_adapter(model, dict(adapter_matrices(model)), settings.directory / "adapter")
     tokenizer = load_tokenizer(settings.model_path)
     save_model(model, tokenizer, settings.directory / "model", settings.precision, merged)

@@ -68,7 +68,9 @@ class VllmSender:
 
     def send(self, tensors: Mapping[str, torch.Tensor]) -> None:
         torch.accelerator.set_device_index(self._device)  # a thread starts on device 0
-        self._source.tensors = tensors
+        # Weights that several ranks put together lie on the CPU; NCCL wants them here.
+        device = torch.device("cuda", self._device)
+        self._source.tensors = {name: value.to(device) for name, value in tensors.items()}
         try:
             self._engine.send_weights()
         finally:

@@ -131,3 +131,12 @@ def test_masked_tokens_do_not_matter():
 def test_a_reference_is_needed_only_with_the_kl_term():
     assert needs_of(grpo, grpo.Config()) == Needs(groups=True)
     assert needs_of(grpo, grpo.Config(kl_in_loss=0.04)) == Needs(groups=True, reference=True)
+
+
+@pytest.mark.parametrize(("reward", "samples"), [(7.3, 7), (3.3, 12), (0.7, 12), (7.3, 6)])
+def test_equal_rewards_that_cannot_be_averaged_exactly_teach_nothing(reward, samples):
+    """Their fp32 mean is not the reward itself; divided by 1e-6 the rest would be half a unit."""
+    inputs = advantage_inputs([[reward] * samples], [1] * samples)
+    for scale in ("std", "batch", "none"):
+        found = grpo.advantages(inputs, grpo.Config(scale=scale))
+        assert found.advantages_T.tolist() == [0.0] * samples

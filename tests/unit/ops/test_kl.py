@@ -74,3 +74,8 @@ def test_absolute_does_not_cancel():
 def test_the_coefficient_follows_the_target(kl_nats, expected):
     found = kl.adapted_coefficient(0.2, kl_nats, 6.0, 10_000, 256)
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_coefficient_never_changes_its_sign_in_one_batch():
+    # 1,024 answers of a horizon of 100: held to 1; 0.2 * (1 - 0.2)
+    assert kl.adapted_coefficient(0.2, 0.0, 6.0, 100, 1024) == pytest.approx(0.16)

@@ -135,3 +135,10 @@ def test_whitening_does_not_see_what_is_masked():
     values = torch.tensor([1.0, float("inf"), 3.0, float("nan")])
     found = masked.whiten(values, torch.tensor([1, 0, 1, 0]))
     assert found.tolist() == pytest.approx([-0.707107, 0.0, 0.707107, 0.0], abs=1e-6)  # ±1/√2
+
+
+def test_equal_values_whiten_to_nothing_whatever_their_rounding():
+    values, mask = torch.full((7,), 7.3), torch.ones(7)
+    assert masked.whiten(values, mask).tolist() == [0.0] * 7
+    kept = masked.whiten(values, mask, shift_mean=False)
+    assert kept.tolist() == pytest.approx([7.3] * 7)

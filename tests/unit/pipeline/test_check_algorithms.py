@@ -108,7 +108,7 @@ def test_a_critic_that_is_not_there_is_found_before_anything_starts(problems_of)
     [found] = problems_of("{name: ppo, critic: ./judge}", samples=1)
     assert found == (
         f"error[no-critic] {PLACE}.critic: `judge` is no model folder: it has no config.json\n"
-        "  help: a folder written by a reward_model stage, critic: policy, or critic: head"
+        "  help: a sequence-classification folder with one label, critic: policy, or critic: head"
     )
 
 
@@ -148,3 +148,32 @@ def test_a_critic_in_another_place_counts_by_its_content(write_pipeline) -> None
         "critic": "head",
         "lr": 1.0,
     }
+
+
+def test_a_whole_critic_beside_adapters_needs_a_rate_of_its_own(problems_of) -> None:
+    [found] = problems_of("{name: ppo}\n    lora: {rank: 4}", samples=1)
+    assert found == (
+        f"error[critic-without-rate] {PLACE}.critic_lr: with `lora` the policy learns by adapters, "
+        "but the critic is trained whole, at the adapters' learning rate\n"
+        "  help: critic_lr: a tenth of lr or less; or critic: head, which is small"
+    )
+    assert problems_of("{name: ppo, critic_lr: 1e-5}\n    lora: {rank: 4}", samples=2) == []
+    assert problems_of("{name: ppo, critic: head}\n    lora: {rank: 4}", samples=2) == []
+
+
+def test_a_ratio_to_who_sampled_needs_the_plain_centre(problems_of) -> None:
+    algorithm = "{name: grpo, kl_in_loss: 0.1, kl_times_ratio: true}"
+    assert problems_of(algorithm) == []
+    [found] = problems_of(f"{algorithm}\n    off_policy: {{proximal: recompute}}")
+    assert found == (
+        f"error[unused-setting] {PLACE}.kl_times_ratio: the ratio would be taken to the proximal "
+        "policy, not to the one that sampled\n"
+        "  help: off_policy: {proximal: behaviour}; or leave `kl_times_ratio` out"
+    )
+
+
+def test_a_critic_whose_configuration_cannot_be_read(problems_of) -> None:
+    Path("judge").mkdir()
+    Path("judge/config.json").write_text("{")
+    [found] = problems_of("{name: ppo, critic: ./judge}", samples=1)
+    assert found.startswith(f"error[no-critic] {PLACE}.critic: `judge/config.json` cannot be read")
