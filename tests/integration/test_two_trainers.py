@@ -18,6 +18,7 @@ from posttrain.weight_sync.adapter import MergedWeights
 RANK = Path(__file__).with_name("trainer_rank.py")
 # A large epsilon: AdamW would otherwise make whole steps of gradients that are rounding noise.
 ALGORITHM = {"lr": 1e-3, "epsilon": 1e-4, "kl_in_loss": 0.1}
+PPO = {"lr": 1e-3, "epsilon": 1e-4, "kl_in_reward": 0.1, "critic_warmup_steps": 1}
 COMPARED = {
     "kl-term": {},
     "token-mean": {"algorithm": ALGORITHM | {"kl_in_loss": 0.0, "aggregation": "token-mean"}},
@@ -26,6 +27,8 @@ COMPARED = {
         "off_policy": {"proximal": "recompute", "weights": "clamp"},
     },
     "adapters": {"lora": {"rank": 4, "alpha": 8}},
+    "critic-of-its-own": {"algorithm": PPO | {"critic": "policy", "critic_lr": 1e-2}},
+    "critic-on-the-policy": {"algorithm": PPO | {"critic": "head"}},
     "offloaded-reference": {"reference": "offload"},
     "interpolate": {"off_policy": {"proximal": "interpolate", "level": "sequence"}},
 }

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from posttrain.algorithms import grpo
+from posttrain.algorithms import grpo, ppo
 from posttrain.checkpoint.store import CheckpointStore
 from posttrain.config.lora import Lora
 from posttrain.config.pipeline import OffPolicy
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.lora import add_adapters
+from posttrain.train.critic import critic_module
 from posttrain.train.ranks import Ranks
 from posttrain.train.reference_weights import reference_weights
 from posttrain.train.rl_loop import RlParts, RlSettings, run_training
@@ -139,16 +140,28 @@ def run(plan):
     policy = load_model(model)
     if "lora" in plan:
         add_adapters(policy, Lora(**plan["lora"]), seed=7)
+    algorithm = ppo if "critic" in plan["algorithm"] else grpo
+    config = algorithm.Config(**plan["algorithm"])
+    critic = None
+    if algorithm is ppo:
+        torch.manual_seed(7)  # a new head is the same on every rank
+        critic = critic_module(config.critic, model, policy.config.hidden_size)
     trainer = RlTrainer(
-        policy, reference_weights(policy, model, plan.get("reference", "keep"), "cpu"),
-        load_tokenizer(model), grpo,
-        grpo.Config(**plan["algorithm"]),
+        policy,
+        reference_weights(policy, model, plan.get("reference", "keep"), "cpu"),
+        load_tokenizer(model),
+        algorithm,
+        config,
         StepSettings(
-            1.0, 64, plan.get("precision", "fp32"), plan.get("optimiser_steps", 1),
-            OffPolicy(**plan.get("off_policy", {})),
+            1.0,
+            64,
+            plan.get("precision", "fp32"),
+            optimiser_steps=plan.get("optimiser_steps", 1),
+            off_policy=OffPolicy(**plan.get("off_policy", {})),
         ),
         ranks,
-    )  # fmt: skip
+        critic,
+    )
     parts = RlParts(
         trainer, world, CheckpointStore(folder / "checkpoints"), world, world.write_weights,
         world.read_batch, world.read_probes, ranks,

@@ -45,7 +45,7 @@ class Stage:
         for hand in self.hands:
             await hand.die()
 
-    async def train(self, begin=0, end=None, attempt=0):
+    async def train(self, begin=0, end=None, attempt=0, sync_every=1):
         batches = []
         await self.loop.publish(version(begin, attempt))
         for step in range(begin, self.settings.num_steps if end is None else end):
@@ -53,7 +53,8 @@ class Stage:
             if batch is None:
                 break
             batches.append(batch)
-            await asyncio.wait_for(self.loop.publish(version(step + 1, attempt)), 5)
+            if (step + 1) % sync_every == 0:
+                await asyncio.wait_for(self.loop.publish(version(step + 1, attempt)), 5)
         return batches
 
 
@@ -345,6 +346,29 @@ def test_held_out_questions_are_answered_without_stopping_the_training():
     heldout = [(axes, m) for axes, m in events.metrics if "reward/heldout_mean" in m]
     assert [axes["version"] for axes, _ in heldout] == [0, 3, 6]
     assert all(metrics["reward/heldout_mean"] == 0.0 for _, metrics in heldout)
+
+
+def test_weights_published_every_few_steps_are_told_of_like_any_other():
+    """Bound kept, every draw once; syncs and held-out rounds by the versions that there are."""
+
+    async def run():
+        rule = AdmissionRule(groups_per_step=4, steps_ahead=2, max_staleness=3)
+        stage = Stage(replace(SETTINGS, rule=rule, num_steps=9, heldout_every=2))
+        stage.loop._publications.heldout = [Prompts().at(10_000 + i) for i in range(4)]
+        async with stage:
+            batches = await stage.train(sync_every=3)
+            await asyncio.sleep(0.05)
+            return batches, stage.events
+
+    batches, events = asyncio.run(run())
+    assert sorted(draws(batches)) == list(range(36))
+    assert all(batch.step - g.start_version <= 3 for batch in batches for g in batch.groups)
+    assert {g.start_version for batch in batches for g in batch.groups} <= {0, 3, 6}
+    told = [(axes["version"], m) for axes, m in events.metrics if "engine/busy_share" in m]
+    assert [number for number, _ in told] == [3, 6, 9]
+    assert ["weights/sync_ms" in metrics for _, metrics in told] == [True, True, True]
+    heldout = [axes["version"] for axes, m in events.metrics if "reward/heldout_mean" in m]
+    assert heldout == [0, 3, 6, 9]
 
 
 def test_a_probe_asks_every_engine():
