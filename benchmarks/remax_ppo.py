@@ -104,7 +104,7 @@ def train(name: str, folder: str) -> dict[str, float]:
     policy: Any = load_model(model_path)
     critic = None
     if algorithm.NEEDS.critic:
-        critic = critic_module("policy", model_path, policy.config.hidden_size)
+        critic = critic_module("policy", model_path, policy)
     trainer = RlTrainer(
         policy,
         load_model(model_path),

@@ -182,8 +182,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
     policy.to(device)
     critic: Any = None
     if job.critic is not None:
-        hidden_size = policy.config.get_text_config().hidden_size
-        critic = critic_module(job.critic, job.model_path, hidden_size).to(device)
+        critic = critic_module(job.critic, job.model_path, policy).to(device)
     trainer = RlTrainer(
         policy,
         reference_weights(policy, job.model_path, job.reference, device),

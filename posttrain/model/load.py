@@ -81,6 +81,17 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def stored_formats(path: str | Path) -> set[str]:
+    """Number formats of a folder's tensors (`F32`, `BF16`), from the files' headers."""
+    from safetensors import safe_open
+
+    formats: set[str] = set()
+    for file in sorted(Path(path).glob(f"*{WEIGHTS}")):
+        with safe_open(file, framework="np") as tensors:
+            formats |= {str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
+    return formats
+
+
 def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

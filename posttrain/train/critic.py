@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posttrain.config.critic import CriticConfig
+from posttrain.config.critic import HEAD, POLICY, CriticConfig
 from posttrain.config.optimiser import OptimiserConfig
+from posttrain.errors import InputError, Problem
 from posttrain.model.packed import packed_values
 from posttrain.model.value import ValueHead, load_value_model
 from posttrain.train.micro_batches import MicroBatch
@@ -25,13 +26,29 @@ from posttrain.train.ranks import Ranks
 PREFIX = "critic."  # of the critic's weights in a checkpoint
 
 
-def critic_module(critic: str, model_path: str | Path, hidden_size: int) -> nn.Module:
+def critic_module(critic: str, model_path: str | Path, policy: Any) -> nn.Module:
     """What `critic:` names: a head on the policy (`head`), a copy of the policy (`policy`), or the
-    model in a folder. Raises InputError where the folder has no critic.
+    model in a folder. Raises InputError where the folder has no critic, or one that reads other
+    tokens.
     """
-    if critic == "head":
-        return ValueHead(hidden_size)
-    return load_value_model(model_path if critic == "policy" else critic)
+    config = policy.config.get_text_config()
+    if critic == HEAD:
+        return ValueHead(config.hidden_size)
+    if critic == POLICY:
+        return load_value_model(model_path)
+    model = load_value_model(critic)
+    own, other = config.vocab_size, model.backbone.config.get_text_config().vocab_size
+    if own != other:
+        raise InputError(
+            Problem(
+                "no-critic",
+                f"the critic reads {other} tokens, the policy writes {own}: they have different "
+                "tokenizers",
+                file=critic,
+                help="a critic of the policy's own family, or critic: policy",
+            )
+        )
+    return model
 
 
 class Critic:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from posttrain.model.load import load_model
+from posttrain.model.load import load_model, stored_formats
 from posttrain.model.lora import adapters_off, has_adapters
 from posttrain.train.ranks import Ranks
 from posttrain.train.sharding import shard
@@ -44,7 +44,8 @@ def reference_weights(policy: Any, path: str, mode: str, device: str) -> Referen
     if mode == "keep":
         model: Any = load_model(path, "fp32")
         return Kept(model.to(device))
-    stored = load_model(path, precision=None)
+    # By the tensors themselves: config.json may name a format in which they would be rounded.
+    stored = load_model(path, "bf16" if stored_formats(path) == {"BF16"} else "fp32")
     return Mapped(stored) if device == "cpu" else MovedIn(stored, device)
 
 

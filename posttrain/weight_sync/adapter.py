@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,11 +54,29 @@ def holds_adapter(names: Collection[str]) -> bool:
 
 
 def base_checksum(folder: str | Path) -> str:
-    """Over all tensors of a model folder as they are stored. Read once, unless its files change."""
-    files = tuple(
-        (str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in weight_files(folder)
-    )
-    return _checksum_of(str(folder), files)
+    """Over all tensors of a model folder as they are stored. Read once, unless its files change.
+
+    Raises WeightsDiffer where they are gone.
+    """
+    with _base_there(folder):
+        files = tuple(
+            (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+            for file in weight_files(folder)
+        )
+        return _checksum_of(str(folder), files)
+
+
+@contextmanager
+def _base_there(folder: str | Path) -> Iterator[None]:
+    """A missing base is not a version that is gone: asking for a newer one would not help."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise WeightsDiffer(
+            f"the model that adapters belong to is not there any more: {error.filename}",
+            place=str(folder),
+            help="restore the folder that the stage starts from, then posttrain resume",
+        ) from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -118,7 +137,8 @@ class MergedWeights(Mapping[str, "Tensor"]):
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._base = read_model_folder(folder)
+        with _base_there(folder):
+            self._base = read_model_folder(folder)
         self._published = published
         self._scaling = float(published[SCALING])
         self._dtype = dtype

@@ -145,7 +145,7 @@ def run(plan):
     critic = None
     if algorithm is ppo:
         torch.manual_seed(7)  # a new head is the same on every rank
-        critic = critic_module(config.critic, model, policy.config.hidden_size)
+        critic = critic_module(config.critic, model, policy)
     trainer = RlTrainer(
         policy,
         reference_weights(policy, model, plan.get("reference", "keep"), "cpu"),

@@ -16,8 +16,6 @@ from posttrain.train.critic import critic_module
 from posttrain.train.rl_batch import flatten
 from posttrain.train.rl_step import RlTrainer, StepSettings
 
-HIDDEN = 128
-
 
 @pytest.fixture(scope="module")
 def micro(tmp_path_factory):
@@ -34,7 +32,7 @@ def make_trainer(micro, critic="policy", budget=60, settings=None, lr=1e-3, **co
         ppo,
         ppo.Config(lr=lr, critic=critic, **config),
         StepSettings(1.0, budget, **(settings or {})),
-        critic=critic_module(critic, micro, HIDDEN),
+        critic=critic_module(critic, micro, load_model(micro)),
     )
 
 
@@ -208,3 +206,14 @@ def test_ppo_without_a_critic_is_refused(micro):
 def test_head_has_no_bias_towards_anything():
     head = ValueHead(4)
     assert head(torch.randn(3, 4)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_critic_with_another_vocabulary_is_refused(micro, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    judge = AutoModelForSequenceClassification.from_pretrained(micro, num_labels=1)
+    policy = load_model(micro)
+    judge.resize_token_embeddings(policy.config.vocab_size + 8)
+    save_model(judge, load_tokenizer(micro), tmp_path / "judge")
+    with pytest.raises(InputError, match="different tokenizers"):
+        critic_module(str(tmp_path / "judge"), micro, policy)

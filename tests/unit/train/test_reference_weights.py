@@ -101,3 +101,19 @@ def test_mapped_it_takes_no_memory_of_its_own(tmp_path):
         used_mb[mode] = json.loads(done.stdout) / 1024
     assert used_mb["keep"] > 80
     assert used_mb["offload"] < 15  # one layer's matrix at a time
+
+
+def test_a_configuration_that_names_another_format_rounds_nothing(stored, tmp_path):
+    """fp32 tensors beside a config.json that says bfloat16, as folders of others may have it."""
+    import json
+    import shutil
+
+    folder = tmp_path / "foreign"
+    shutil.copytree(stored / "fp32", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    policy = load_model(folder, "fp32")
+    offloaded = reference_weights(policy, str(folder), "offload", "cpu")
+    offloaded.spread(Ranks())
+    kept = Kept(load_model(folder, "fp32"))
+    assert torch.equal(logprobs(offloaded), logprobs(kept))

@@ -112,3 +112,9 @@ def test_others_are_refused(published, changes, message):
     given = {name: shape for name, shape in given.items() if shape is not None}
     with pytest.raises(WeightsDiffer, match=message):
         require_fitting(SHAPES, given, tied=False, place="p")
+
+
+def test_a_base_that_is_gone_is_named(tmp_path):
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "cleaned-away")
+    with pytest.raises(WeightsDiffer, match="is not there any more"):
+        base_checksum(tmp_path)
