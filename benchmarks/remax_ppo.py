@@ -27,7 +27,7 @@ from benchmarks.workload import PROMPT_TOKENS, Workload, build_model
 
 ANSWER_TOKENS = 64
 TRAINED = Workload("large", 16, 1, num_steps=4, median_tokens=ANSWER_TOKENS, sigma=0.0)
-SYSTEM = replace(TRAINED, num_steps=8)
+SYSTEM = replace(TRAINED, num_steps=5)
 ROUNDS = 3
 STEPS, WARM_UP = 3, 1
 SYSTEM_WARM_UP = 2

@@ -27,12 +27,13 @@ from benchmarks.product import ProductSettings, run_product, step_seconds
 from benchmarks.trl_child import TrlSettings
 from benchmarks.workload import SIGMA, Workload, build_model
 
-EQUAL = Workload("micro", 8, 8, num_steps=12, median_tokens=64, sigma=0.0)
-HEAVY = Workload("micro", 8, 8, num_steps=12, median_tokens=32, sigma=SIGMA)
+# 256 samples a step: the product's own default batch.
+EQUAL = Workload("micro", 32, 8, num_steps=6, median_tokens=64, sigma=0.0)
+HEAVY = Workload("micro", 32, 8, num_steps=6, median_tokens=32, sigma=SIGMA)
 GOALS = {"equal": 1.2, "heavy-tailed": 5.0}
 REPEATS = 3
 TRL_WARM_UP, OWN_WARM_UP = 2, 8  # steps that are not counted
-OWN_STEPS = 60  # of ours; they are shorter, and the first are made while engines fill
+OWN_STEPS = 24  # of ours; they are shorter, and the first are made while engines fill
 
 TRL_CANDIDATES = (
     TrlSettings(num_threads=1, micro_batch=32),
@@ -41,9 +42,8 @@ TRL_CANDIDATES = (
     TrlSettings("continuous", num_threads=2, micro_batch=32),
 )
 OWN_CANDIDATES = (
-    ProductSettings(max_running=128),
-    ProductSettings(max_running=64, staleness={"max": 4, "ahead": 1}),
-    ProductSettings(engines=2, max_running=64),
+    ProductSettings(max_running=128, staleness={"max": 4, "ahead": 1}),
+    ProductSettings(max_running=128, staleness={"max": 4, "ahead": 2, "sync_every": 2}),
 )
 
 
