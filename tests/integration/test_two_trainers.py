@@ -120,7 +120,8 @@ def test_two_ranks_train_as_one_does(groups, name):
         for metric in mine:
             if metric.startswith(compared):
                 assert both[metric] == pytest.approx(mine[metric], rel=1e-4, abs=1e-6), metric
-    assert groups.distance(f"one-{name}", f"two-{name}", 1) < 1e-5
+    moved = 2 if name.startswith("critic") else 1  # in the first step the critic learns alone
+    assert groups.distance(f"one-{name}", f"two-{name}", moved) < 1e-5
     assert groups.distance(f"one-{name}", f"two-{name}", 4) < 1e-4
 
 
