@@ -2,13 +2,17 @@
 
 Online: `Config`, `NEEDS`, `advantages(inputs, config)`, `loss(inputs, config)`.
 Offline: `Config`, `NEEDS`, `objective(config)`.
-Where the needs depend on the settings, a file also has `needs(config)`; ask `needs_of`.
+Where the needs depend on more settings than the KL's, a file also has `needs(config)`; ask
+`needs_of`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from posttrain.config.policy_gradient import PolicyGradientConfig
 
 if TYPE_CHECKING:
     from posttrain.config.strict import StrictModel
@@ -16,5 +20,13 @@ if TYPE_CHECKING:
 
 
 def needs_of(algorithm: ModuleType, config: StrictModel) -> Needs:
-    """What an algorithm asks of the trainer under these settings."""
-    return algorithm.needs(config) if hasattr(algorithm, "needs") else algorithm.NEEDS
+    """What an algorithm asks of the trainer under these settings.
+
+    `NEEDS` says it of the defaults. Of a policy gradient the KL's settings say whether a reference
+    is used.
+    """
+    if hasattr(algorithm, "needs"):
+        return algorithm.needs(config)
+    if isinstance(config, PolicyGradientConfig):
+        return replace(algorithm.NEEDS, reference=config.needs_reference)
+    return algorithm.NEEDS

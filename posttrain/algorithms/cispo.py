@@ -44,11 +44,6 @@ class Config(PolicyGradientConfig):
     rewards (ScaleRL), or nothing."""
 
 
-def needs(config: Config) -> Needs:
-    """A reference model only where the KL is used; the paper uses none."""
-    return Needs(groups=True, reference=config.needs_reference)
-
-
 def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
     """[T] each answer's advantage on each of its tokens. Raises ValueError for groups of one."""
     advantages_GK = ops.baselines.group_advantages(rewards_less_kl(inputs), config.scale)

@@ -62,11 +62,6 @@ class Config(ClippedConfig):
         return self
 
 
-def needs(config: Config) -> Needs:
-    """A reference model only where the KL is used; the paper uses none."""
-    return Needs(groups=True, reference=config.needs_reference)
-
-
 def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
     """[T] each answer's advantage on each of its tokens. Raises ValueError for groups of one."""
     rewards_GK = rewards_less_kl(inputs)

@@ -35,11 +35,6 @@ class Config(ClippedConfig):
     """How token losses become one number; the paper divides every answer's sum by one constant."""
 
 
-def needs(config: Config) -> Needs:
-    """A reference model only where the KL is used; the paper uses none."""
-    return Needs(groups=True, reference=config.needs_reference)
-
-
 def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
     """[T] reward minus its group's mean, on each token. Raises ValueError for groups of one."""
     advantages_GK = ops.baselines.group_advantages(rewards_less_kl(inputs), "none")

@@ -38,11 +38,6 @@ class Config(ClippedConfig):
     """How token losses become one number; the paper weighs every answer the same."""
 
 
-def needs(config: Config) -> Needs:
-    """A reference model only where the KL is used."""
-    return Needs(groups=True, reference=config.needs_reference)
-
-
 def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
     """[T] each answer's advantage on each of its tokens. Raises ValueError for groups of one."""
     advantages_GK = ops.baselines.group_advantages(rewards_less_kl(inputs), config.scale)

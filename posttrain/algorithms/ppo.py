@@ -71,11 +71,6 @@ class Config(ClippedConfig, CriticConfig):
         return self
 
 
-def needs(config: Config) -> Needs:
-    """A reference model only where the KL is used."""
-    return Needs(critic=True, reference=config.needs_reference)
-
-
 def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
     """GAE and returns, both [T]. Raises ValueError without a critic's values."""
     if inputs.values_T is None:

@@ -54,11 +54,6 @@ class Config(PolicyGradientConfig):
     """Most that a token of an older answer is weighed; fresh ones weigh 1."""
 
 
-def needs(config: Config) -> Needs:
-    """A reference model only where the KL is used."""
-    return Needs(greedy=True, reference=config.needs_reference)
-
-
 def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
     """[T] what each token earned beyond the greedy answer, KL taken off."""
     greedy_G = _greedy_rewards(inputs)

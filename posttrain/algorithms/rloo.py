@@ -38,11 +38,6 @@ class Config(ClippedConfig):
     """How token losses become one number; the sum per answer is REINFORCE's own estimator."""
 
 
-def needs(config: Config) -> Needs:
-    """A reference model only where the KL is used."""
-    return Needs(groups=True, reference=config.needs_reference)
-
-
 def advantages(inputs: AdvantageInputs, config: Config) -> Advantages:
     """[T] reward minus the other samples' mean, on each token. ValueError for groups of one."""
     rewards_GK = rewards_less_kl(inputs)
