@@ -14,9 +14,14 @@ batch, so that very easy and very hard prompts do not weigh more. none: not divi
 
 
 def group_mean(rewards_GK: Tensor) -> Tensor:
-    """[G, 1] mean of each group."""
+    """[G, 1] mean of each group; of equal rewards exactly that reward.
+
+    Counted from the group's first reward on: otherwise the mean is rounded, and what is left of
+    equal rewards, divided by a deviation of nearly 0, would be an advantage.
+    """
     _check(rewards_GK)
-    return rewards_GK.mean(dim=1, keepdim=True)
+    first_G1 = rewards_GK[:, :1]
+    return first_G1 + (rewards_GK - first_G1).mean(dim=1, keepdim=True)
 
 
 def group_std(rewards_GK: Tensor) -> Tensor:
@@ -26,9 +31,14 @@ def group_std(rewards_GK: Tensor) -> Tensor:
 
 
 def leave_one_out(rewards_GK: Tensor) -> Tensor:
-    """[G, K] mean of the *other* samples of the group: (sum - own) / (K - 1) (RLOO, 2402.14740)."""
+    """[G, K] mean of the *other* samples of the group: (sum - own) / (K - 1) (RLOO, 2402.14740);
+    of equal rewards exactly that reward, as in `group_mean`.
+    """
     _check(rewards_GK)
-    return (rewards_GK.sum(dim=1, keepdim=True) - rewards_GK) / (rewards_GK.shape[1] - 1)
+    first_G1 = rewards_GK[:, :1]
+    offsets_GK = rewards_GK - first_G1
+    others_GK = offsets_GK.sum(dim=1, keepdim=True) - offsets_GK
+    return first_G1 + others_GK / (rewards_GK.shape[1] - 1)
 
 
 def group_advantages(rewards_GK: Tensor, scale: Scale, epsilon: float = 1e-6) -> Tensor:
@@ -36,13 +46,9 @@ def group_advantages(rewards_GK: Tensor, scale: Scale, epsilon: float = 1e-6) ->
 
     A group of equal rewards gets 0 under every scale.
     """
-    _check(rewards_GK)
-    # From the first answer's reward on: of equal ones the mean is rounded, and the rest of it,
-    # divided by a deviation of nearly 0, would be an advantage.
-    from_first_GK = rewards_GK - rewards_GK[:, :1]
-    advantages_GK = from_first_GK - from_first_GK.mean(dim=1, keepdim=True)
+    advantages_GK = rewards_GK - group_mean(rewards_GK)
     if scale == "std":
-        return advantages_GK / (group_std(from_first_GK) + epsilon)
+        return advantages_GK / (group_std(rewards_GK) + epsilon)
     if scale == "batch":
         return advantages_GK / (rewards_GK.std(unbiased=True) + epsilon)
     if scale == "none":
