@@ -14,6 +14,8 @@ from posttrain.errors import InputError, Problem
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WEIGHTS = ".safetensors"
+CLASSIFIER = "ForSequenceClassification"  # how such architectures' names end
+UNNAMED_LABELS = ("LABEL_0", "LABEL_1")  # what transformers takes where config.json names none
 
 
 def require_model_folder(path: str | Path, *, weights: bool = True) -> None:
@@ -44,6 +46,17 @@ def require_model_folder(path: str | Path, *, weights: bool = True) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def num_labels(path: str | Path) -> int | None:
+    """Labels of a sequence-classification model's folder; None for any other model.
+
+    Raises ValueError where its config.json cannot be read.
+    """
+    config = read_json(Path(path) / "config.json")
+    if not any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or []):
+        return None
+    return len(config.get("id2label") or UNNAMED_LABELS)
 
 
 def edit_json(path: Path, changes: dict[str, Any]) -> None:

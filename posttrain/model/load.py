@@ -41,25 +41,37 @@ def load_model(
     transformers knows. Architectures that packed attention does not cover get sdpa, which is right
     for packed rows as well, only slower. Raises InputError for folders that hold no model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    model, missing = from_folder(AutoModelForCausalLM, path, precision, attention)
+    if missing:  # transformers would fill them with random numbers and go on
+        raise InputError(_missing(path, missing))
+    return model
+
+
+def from_folder(
+    kind: Any, path: str | Path, precision: str | None, attention: str = "packed", **changes: Any
+) -> tuple[Any, list[str]]:
+    """(model, names of weights that the folder lacks), read by one of transformers' Auto classes.
+
+    `changes` are of its configuration. Other arguments and errors as of `load_model`.
+    """
+    from transformers import AutoConfig
 
     require_model_folder(path)
-    quiet()
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    _no_progress_bars()
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, **changes)
+    model, loading = kind.from_pretrained(
         path,
         config=config,
         dtype="auto" if precision is None else DTYPES[precision],
-        attn_implementation=attention_name(config, attention),
+        attn_implementation=_attention_name(config, attention),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
         output_loading_info=True,
     )
-    model, loading = loaded
-    if loading["missing_keys"]:  # transformers would fill them with random numbers and go on
-        raise InputError(_missing(path, sorted(loading["missing_keys"])))
-    return model.eval()
+    return model.eval(), sorted(loading["missing_keys"])
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -104,7 +116,7 @@ def save_model(
     `precision` casts what is written; None keeps the model's own format. `weights` is written in
     place of the model's own where those are sharded: whole, tied ones once, cast already.
     """
-    quiet()
+    _no_progress_bars()
     with whole_directory(Path(directory)) as partial:
         if precision is not None and (weights is not None or model.dtype != DTYPES[precision]):
             state = dict(weights or _cast(model, DTYPES[precision]))
@@ -140,7 +152,7 @@ def context_length(config: Any) -> int:
 # -- inside -------------------------------------------------------------------------------------
 
 
-def quiet() -> None:
+def _no_progress_bars() -> None:
     """Screens belong to the command line; a worker's bars would only fill its log."""
     from transformers.utils import logging
 
@@ -166,7 +178,7 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def attention_name(config: Any, attention: str) -> str:
+def _attention_name(config: Any, attention: str) -> str:
     if attention != "packed":
         return attention
     if not _covered_by_packed(config):

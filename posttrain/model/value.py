@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.errors import InputError, Problem
-from posttrain.model.folders import read_json, require_model_folder
-from posttrain.model.load import DTYPES, attention_name, quiet
-
-CLASSIFIER = "ForSequenceClassification"  # how such architectures' names end
+from posttrain.model.folders import num_labels, require_model_folder
+from posttrain.model.load import from_folder
 
 
 class ValueModel(nn.Module):
@@ -52,52 +50,27 @@ def load_value_model(path: str | Path, precision: str = "fp32") -> ValueModel:
     from a causal language model with its layers and a head that says 0. Raises InputError for
     folders that hold neither, and for classifiers with more than one label.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     require_model_folder(path)
-    is_classifier = _is_classifier(path)
-    quiet()
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    if is_classifier and config.num_labels != 1:
-        raise InputError(
-            Problem(
-                "no-critic",
-                f"the sequence-classification model has {config.num_labels} labels; a critic says "
-                "one number",
-                file=str(path),
-                help="a reward model trained with num_labels: 1, or critic: policy",
-            )
+    labels = num_labels(path)
+    if labels not in (None, 1):
+        raise _no_critic(
+            path, f"the sequence-classification model has {labels} labels; a critic says one number"
         )
-    loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-        path,
-        num_labels=1,
-        dtype=DTYPES[precision],
-        attn_implementation=attention_name(config, "packed"),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    model, loading = loaded
-    missing = sorted(
-        set(loading["missing_keys"]) - ({"score.weight"} if not is_classifier else set())
-    )
-    if missing or not isinstance(getattr(model, "score", None), nn.Linear):
-        what = f"lacks {missing[0]}" if missing else "has no head named `score`"
-        raise InputError(
-            Problem(
-                "no-critic",
-                f"the critic's folder {what}",
-                file=str(path),
-                help="a sequence-classification folder with one label, or critic: policy",
-            )
-        )
-    if not is_classifier:
+    model, missing = from_folder(AutoModelForSequenceClassification, path, precision, num_labels=1)
+    own_head = [] if labels else ["score.weight"]  # not yet in a causal language model's folder
+    missing = [name for name in missing if name not in own_head]
+    if missing:
+        raise _no_critic(path, f"the critic's folder lacks {missing[0]}")
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise _no_critic(path, "the critic's folder has no head named `score`")
+    if own_head:
         with torch.no_grad():
             model.score.weight.zero_()
     return ValueModel(getattr(model, model.base_model_prefix), model.score).eval()
 
 
-def _is_classifier(path: str | Path) -> bool:
-    names = read_json(Path(path) / "config.json").get("architectures") or []
-    return any(str(name).endswith(CLASSIFIER) for name in names)
+def _no_critic(path: str | Path, fact: str) -> InputError:
+    help = "a sequence-classification folder with one label, or critic: policy"
+    return InputError(Problem("no-critic", fact, file=str(path), help=help))
