@@ -116,7 +116,7 @@ def train(name: str, folder: str) -> dict[str, float]:
     )
     seconds = []
     for step in range(STEPS):
-        flat = flatten(_batch(step, trainer.greedy))
+        flat = flatten(_batch(step, algorithm.NEEDS.greedy))
         began = time.perf_counter()
         trainer.step(flat, step, STEPS)
         seconds.append(time.perf_counter() - began)

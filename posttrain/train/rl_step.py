@@ -75,11 +75,6 @@ class RlTrainer:
         """Whether a prompt teaches by how its answers differ."""
         return self._needs.groups or self._needs.greedy
 
-    @property
-    def greedy(self) -> bool:
-        """Whether each prompt needs a greedy answer."""
-        return self._needs.greedy
-
     # -- one batch ------------------------------------------------------------------------------
 
     def step(self, flat: FlatBatch, step: int, num_steps: int) -> dict[str, float]:
@@ -100,9 +95,8 @@ class RlTrainer:
             if part.total_tokens == 0:  # AdamW would go on with the last steps' momentum
                 metrics.add({"train/empty_steps": 1.0})
                 continue
-            share = part.total_tokens / total_tokens if len(parts) * num_passes > 1 else 1.0
             found = self._optimise(batch, part)
-            metrics.add(found.sums, share)
+            metrics.add(found.sums, part.total_tokens / total_tokens)
             metrics.raise_to(found.largest)
         num_tokens = int(flat.sequences.total_lengths_B.sum())
         self.policy.tokens_seen += num_tokens
@@ -120,11 +114,10 @@ class RlTrainer:
 
     def _optimise(self, batch: KnownBatch, part: Part) -> Tally:
         """One optimiser step; its numbers over all ranks."""
-        learners = [self.policy] if batch.trains_policy else []
-        learners += [self._critic.learner] if self._critic else []
-        self.policy.zero_gradient()
-        for learner in learners:
+        critic = [self._critic.learner] if self._critic else []
+        for learner in (self.policy, *critic):
             learner.zero_gradient()
+        learners = [self.policy, *critic] if batch.trains_policy else critic
         local = Tally()
         for micro in part.micro:
             self._accumulate(batch, part, micro, local)
