@@ -33,6 +33,7 @@ class EngineLoads:
 
     def __init__(self) -> None:
         self.lowest: int | None = None  # acknowledged by a live engine
+        self.largest = 0  # sequences that the largest live engine decodes together
         self.num_acknowledged = 0  # live engines that have acknowledged any version
         self._engines: dict[str, Engine] = {}
         self._num_at: dict[int, int] = {}  # version -> live engines that have acknowledged it
@@ -41,12 +42,6 @@ class EngineLoads:
 
     def __contains__(self, name: str) -> bool:
         return name in self._engines
-
-    @property
-    def largest(self) -> int:
-        """Sequences that the largest live engine has room for when it is empty."""
-        engines = self._engines.values()
-        return max((engine.num_free + engine.num_running for engine in engines), default=0)
 
     def get(self, name: str) -> Engine:
         """The live engine of this name. Raises ValueError where there is none."""
@@ -62,6 +57,7 @@ class EngineLoads:
         if capacity < 1:
             raise ValueError(f"engine {name} joins with room for {capacity} sequences")
         self._engines[name] = Engine(name, capacity)
+        self.largest = max(self.largest, capacity)
 
     def acknowledge(self, name: str, version: int) -> None:
         """The engine computes with this version from now on; an older one is not believed."""
@@ -82,6 +78,7 @@ class EngineLoads:
         """Forget a live engine; its `held` says what it leaves behind."""
         engine = self.get(name)
         del self._engines[name]
+        self.largest = max((e.num_free + e.num_running for e in self._engines.values()), default=0)
         engine.entry = 0
         if engine.acknowledged is not None:
             self.num_acknowledged -= 1
