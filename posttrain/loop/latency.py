@@ -139,6 +139,11 @@ class System:
         return self.samples_per_prompt + self.greedy
 
     @property
+    def answers_per_step(self) -> int:
+        """Generated."""
+        return self.groups_per_step * self.answers_per_prompt
+
+    @property
     def rollouts_per_step(self) -> int:
         """Trained on."""
         return self.groups_per_step * self.samples_per_prompt

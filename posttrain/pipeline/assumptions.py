@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from posttrain.algorithms import needs_of
 from posttrain.config.critic import HEAD
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import OnlineRlStage
-from posttrain.config.plugins import load_plugin
 from posttrain.config.strict import StrictModel
 from posttrain.loop.latency import AnswerLengths, EngineSpeed, Schedule, System, TrainerSpeed
 from posttrain.pipeline.calibration import calibrated, lengths_with_mean
+from posttrain.pipeline.check_algorithms import stage_needs
 from posttrain.pipeline.device_speeds import engine_speed, model_parameters, trainer_speed
 from posttrain.pipeline.measured import Measured, newest_measured
+from posttrain.ports import Needs
 from posttrain.track.formatting import percent, significant
 
 Source = Literal["measured", "preset"]
@@ -86,7 +86,9 @@ def assume(
     assert isinstance(stage, OnlineRlStage)
     measured, book = newest_measured(run, name), _Book()
     lengths, prompt_tokens = _answers(stage, measured, book)
-    engine, trainer = _preset_speeds(loaded, name, stage, config, measured, book)
+    needs = stage_needs(stage, config, loaded.base_dir)
+    passes = _forward_passes(stage, needs, config)
+    engine, trainer = _preset_speeds(loaded, name, passes, measured, book)
     rate = measured.trainer_tokens_per_s
     seconds_per_token = book.take(
         1 / rate if rate else None,
@@ -106,7 +108,7 @@ def assume(
         lengths=lengths,
         groups_per_step=stage.batch.prompts,
         samples_per_prompt=stage.batch.samples_per_prompt,
-        greedy=asks_greedily(loaded, stage, config),
+        greedy=needs.greedy,
         prompt_tokens=prompt_tokens,
         score_s=book.take(
             measured.score_s, SCORE_S, lambda seconds: f"a group is scored in {_short(seconds)}"
@@ -125,13 +127,11 @@ def assume(
 def _preset_speeds(
     loaded: LoadedPipeline,
     name: str,
-    stage: OnlineRlStage,
-    config: StrictModel,
+    passes: int,
     measured: Measured,
     book: _Book,
 ) -> tuple[EngineSpeed, TrainerSpeed]:
     parameters, size_source = model_parameters(loaded.pipeline, name)
-    passes = _forward_passes(loaded, stage, config)
     engine, device = engine_speed(loaded.cluster, parameters)
     trainer, trainer_device = trainer_speed(loaded.cluster, parameters, passes)
     if not (measured.engine_tokens_per_s and measured.trainer_tokens_per_s):
@@ -143,18 +143,11 @@ def _preset_speeds(
     return engine, trainer
 
 
-def asks_greedily(loaded: LoadedPipeline, stage: OnlineRlStage, config: StrictModel) -> bool:
-    """Whether the stage's algorithm wants a greedy answer to each prompt."""
-    module = load_plugin("algorithm", stage.algorithm.name, loaded.base_dir)
-    return needs_of(module, config).greedy
-
-
-def _forward_passes(loaded: LoadedPipeline, stage: OnlineRlStage, config: StrictModel) -> int:
+def _forward_passes(stage: OnlineRlStage, needs: Needs, config: StrictModel) -> int:
     """Work on a batch besides training the policy on it once, counted in forward passes: training
     is three. A critic of its own is trained like the policy, after one pass for its values.
     """
-    module = load_plugin("algorithm", stage.algorithm.name, loaded.base_dir)
-    needs, epochs = needs_of(module, config), stage.batch.epochs
+    epochs = stage.batch.epochs
     # With one optimiser step the pass that trains gives the proximal log-probs as well.
     num_steps = stage.batch.optimiser_steps * epochs
     recomputes = stage.off_policy.proximal == "recompute" and num_steps > 1

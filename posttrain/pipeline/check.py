@@ -28,12 +28,13 @@ from posttrain.config.suggest import did_you_mean
 from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.pipeline.arithmetic import describe
-from posttrain.pipeline.check_algorithms import check_algorithm, check_critic
+from posttrain.pipeline.check_algorithms import check_algorithm, stage_needs
 from posttrain.pipeline.check_cluster import check_cluster
 from posttrain.pipeline.check_data import DataChecker
 from posttrain.pipeline.check_models import check_model
 from posttrain.pipeline.check_online import check_online
 from posttrain.pipeline.graph import Graph, build_graph
+from posttrain.ports import Needs
 from posttrain.stages.step_limits import check_step
 
 _MODES: dict[type[StageBase], Mode] = {SftStage: "offline", OnlineRlStage: "online"}
@@ -82,7 +83,7 @@ def check(loaded: LoadedPipeline, *, every_row: bool = False) -> CheckReport:
         for name in (graph.order or loaded.draft.stages)
         if (
             note := describe(
-                name, loaded.draft, loaded.cluster, rows.get(name), checker.asks_greedily(name)
+                name, loaded.draft, loaded.cluster, rows.get(name), checker.needs(name).greedy
             )
         )
     )
@@ -148,13 +149,14 @@ class _Checker:
                 if config is not None:
                     self.plugins.setdefault(name, {})[key] = config
         if isinstance(stage, OnlineRlStage):
-            self._check_groups(name, stage)
             trainers = stage.resources.trainers or self.loaded.cluster.trainers
             gpus = self.loaded.cluster.gpus_per_trainer
             self.problems += check_online(name, stage, trainers, gpus, self.places)
             config = self.plugins.get(name, {}).get("algorithm")
-            self.problems += check_critic(name, config, self.pipeline, self.places)
-            self.problems += check_algorithm(name, config, stage, self.places)
+            if config is not None:
+                self.problems += check_algorithm(
+                    name, config, self.needs(name), self.pipeline, self.places
+                )
         if isinstance(stage, SftStage):
             self._check_shares(name, stage)
         if isinstance(stage, SftStage | OnlineRlStage):
@@ -188,35 +190,13 @@ class _Checker:
             self.problems += error.problems
             return None
 
-    def asks_greedily(self, name: str) -> bool:
-        """Whether the stage's algorithm wants a greedy answer to each prompt."""
-        from posttrain.algorithms import needs_of
-
+    def needs(self, name: str) -> Needs:
+        """What the stage's algorithm asks for; nothing where it is not known, or offline."""
         stage = self.pipeline.stages[name]
         config = self.plugins.get(name, {}).get("algorithm")
         if not isinstance(stage, OnlineRlStage) or config is None:
-            return False
-        module = load_plugin("algorithm", stage.algorithm.name, self.loaded.base_dir)
-        return needs_of(module, config).greedy
-
-    def _check_groups(self, name: str, stage: OnlineRlStage) -> None:
-        """An algorithm that compares the samples of one prompt needs two of them."""
-        from posttrain.algorithms import needs_of
-
-        config = self.plugins.get(name, {}).get("algorithm")
-        samples = stage.batch.samples_per_prompt
-        if config is None or samples >= 2:
-            return
-        module = load_plugin("algorithm", stage.algorithm.name, self.loaded.base_dir)
-        if needs_of(module, config).groups:
-            message = f"{samples}, but {stage.algorithm.name} compares the samples of one prompt"
-            key = f"stages.{name}.batch.samples_per_prompt"
-            self.add(
-                "impossible-group",
-                message,
-                key,
-                "2 or more (8 is usual), or algorithm: remax, which needs one",
-            )
+            return Needs()
+        return stage_needs(stage, config, self.loaded.base_dir)
 
     def _check_shares(self, name: str, stage: SftStage) -> None:
         """Every trainer gets the same number of rows of each step."""

@@ -2,85 +2,105 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from posttrain.algorithms import needs_of
 from posttrain.config.critic import HEAD, CriticConfig, is_folder, names_a_stage
 from posttrain.config.document import Places, show_path
 from posttrain.config.paths import neighbour
 from posttrain.config.pipeline import ModelStage, OnlineRlStage, Pipeline
+from posttrain.config.plugins import load_plugin
+from posttrain.config.strict import StrictModel
 from posttrain.errors import Problem
+from posttrain.model.folders import num_labels
+from posttrain.ports import Needs
+from posttrain.stages.step_limits import placed
 
 CURE = "a sequence-classification folder with one label, critic: policy, or critic: head"
 
 
-def check_critic(name: str, config: Any, pipeline: Pipeline, places: Places) -> list[Problem]:
-    """Problems of `algorithm.critic` of an online stage; algorithms without one have none."""
-    if not isinstance(config, CriticConfig):
-        return []
-    critic, key = config.critic, f"stages.{name}.algorithm.critic"
-    folder = Path(critic) if is_folder(critic) else None
-    if names_a_stage(critic):
-        stage = pipeline.stages.get(critic)
-        if isinstance(stage, ModelStage) and stage.path and Path(stage.path).is_dir():
-            folder = Path(stage.path)
+def stage_needs(stage: OnlineRlStage, config: StrictModel, base_dir: str | Path) -> Needs:
+    """What a stage's algorithm asks for. `config` is the algorithm's."""
+    return needs_of(load_plugin("algorithm", stage.algorithm.name, base_dir), config)
+
+
+def check_algorithm(
+    name: str, config: StrictModel, needs: Needs, pipeline: Pipeline, places: Places
+) -> list[Problem]:
+    """Problems of `algorithm` beside the other keys of an online stage."""
+    stage = pipeline.stages[name]
+    assert isinstance(stage, OnlineRlStage)
+    prefix = f"stages.{name}"
+    found = [_impossible_group(prefix, stage, needs), _ratio_to_another(prefix, stage, config)]
+    if isinstance(config, CriticConfig):
+        found += [
+            _critic_without_rate(prefix, stage, config),
+            _no_critic(f"{prefix}.algorithm.critic", config.critic, pipeline),
+        ]
+    return [placed(problem, places) for problem in found if problem is not None]
+
+
+def _impossible_group(prefix: str, stage: OnlineRlStage, needs: Needs) -> Problem | None:
+    samples = stage.batch.samples_per_prompt
+    if samples >= 2 or not needs.groups:
+        return None
+    return Problem(
+        "impossible-group",
+        f"{samples}, but {stage.algorithm.name} compares the samples of one prompt",
+        f"{prefix}.batch.samples_per_prompt",
+        help="2 or more (8 is usual), or algorithm: remax, which needs one",
+    )
+
+
+def _ratio_to_another(prefix: str, stage: OnlineRlStage, config: StrictModel) -> Problem | None:
+    if not getattr(config, "kl_times_ratio", False) or stage.off_policy.proximal == "behaviour":
+        return None
+    return Problem(
+        "unused-setting",
+        "the ratio would be taken to the proximal policy, not to the one that sampled",
+        f"{prefix}.algorithm.kl_times_ratio",
+        help="off_policy: {proximal: behaviour}; or leave `kl_times_ratio` out",
+    )
+
+
+def _critic_without_rate(prefix: str, stage: OnlineRlStage, config: CriticConfig) -> Problem | None:
+    if stage.lora is None or config.critic == HEAD or config.critic_lr is not None:
+        return None
+    return Problem(
+        "critic-without-rate",
+        "with `lora` the policy learns by adapters, but the critic is trained whole, at the "
+        "adapters' learning rate",
+        f"{prefix}.algorithm.critic_lr",
+        help="critic_lr: a tenth of lr or less; or critic: head, which is small",
+    )
+
+
+def _no_critic(key: str, critic: str, pipeline: Pipeline) -> Problem | None:
+    """A folder that holds no critic, as far as its config.json says."""
+    folder = _folder(critic, pipeline)
     if folder is None:
-        return []
-    file, line = places.of(key)
+        return None
     if not (folder / "config.json").is_file():
         near = neighbour(str(folder)) if not folder.exists() else None
         help = f"did you mean `{show_path(near)}`?" if near else CURE
-        message = f"`{show_path(folder)}` is no model folder: it has no config.json"
-        return [Problem("no-critic", message, key, file, line, help)]
-    labels = _num_labels(folder)
-    if labels == 0:
-        message = f"`{show_path(folder / 'config.json')}` cannot be read"
-        return [Problem("no-critic", message, key, file, line, CURE)]
-    if labels not in (None, 1):
-        message = f"`{show_path(folder)}` has {labels} labels, a critic says one number"
-        return [Problem("no-critic", message, key, file, line, CURE)]
-    return []
-
-
-def _num_labels(folder: Path) -> int | None:
-    """Labels of a sequence-classification model; None for any other; 0 where it cannot be read."""
+        fact = f"`{show_path(folder)}` is no model folder: it has no config.json"
+        return Problem("no-critic", fact, key, help=help)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        labels = num_labels(folder)
     except ValueError:
-        return 0
-    names = config.get("architectures") or []
-    if not any(str(each).endswith("ForSequenceClassification") for each in names):
+        fact = f"`{show_path(folder / 'config.json')}` cannot be read"
+        return Problem("no-critic", fact, key, help=CURE)
+    if labels in (None, 1):
         return None
-    return len(config.get("id2label") or {"0": "", "1": ""})
+    fact = f"`{show_path(folder)}` has {labels} labels, a critic says one number"
+    return Problem("no-critic", fact, key, help=CURE)
 
 
-def check_algorithm(name: str, config: Any, stage: OnlineRlStage, places: Places) -> list[Problem]:
-    """Settings of an algorithm that do not go with those of its stage."""
-    found: list[tuple[str, str, str, str]] = []
-    if getattr(config, "kl_times_ratio", False) and stage.off_policy.proximal != "behaviour":
-        found.append(
-            (
-                "unused-setting",
-                "the ratio would be taken to the proximal policy, not to the one that sampled",
-                "kl_times_ratio",
-                "off_policy: {proximal: behaviour}; or leave `kl_times_ratio` out",
-            )
-        )
-    has_own = isinstance(config, CriticConfig) and config.critic != HEAD
-    if has_own and stage.lora is not None and config.critic_lr is None:
-        found.append(
-            (
-                "critic-without-rate",
-                "with `lora` the policy learns by adapters, but the critic is trained whole, "
-                "at the adapters' learning rate",
-                "critic_lr",
-                "critic_lr: a tenth of lr or less; or critic: head, which is small",
-            )
-        )
-    problems = []
-    for code, message, setting, help in found:
-        key = f"stages.{name}.algorithm.{setting}"
-        file, line = places.of(key)
-        problems.append(Problem(code, message, key, file, line, help))
-    return problems
+def _folder(critic: str, pipeline: Pipeline) -> Path | None:
+    """The folder that is there before the run starts; None where there is none to look at."""
+    if is_folder(critic):
+        return Path(critic)
+    stage = pipeline.stages.get(critic) if names_a_stage(critic) else None
+    if isinstance(stage, ModelStage) and stage.path and Path(stage.path).is_dir():
+        return Path(stage.path)
+    return None

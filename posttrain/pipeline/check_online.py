@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from posttrain.config.document import Places
 from posttrain.config.pipeline import OnlineRlStage
 from posttrain.errors import Problem
+from posttrain.stages.step_limits import placed
 
 WEIGHT_KEYS = ("weights", "high", "low", "level")
 
@@ -23,7 +26,11 @@ def check_online(
         _unused_reference(stage),
         _spread_reference(stage, num_trainers, gpus_per_trainer),
     ]
-    return [_placed(problem, f"stages.{name}", places) for problem in found if problem is not None]
+    return [
+        placed(replace(problem, path=f"stages.{name}.{problem.path}"), places)
+        for problem in found
+        if problem is not None
+    ]
 
 
 def _unused_weights(stage: OnlineRlStage) -> list[Problem]:
@@ -136,9 +143,3 @@ def _spread_reference(
         "reference",
         help=f"reference: keep (each GPU holds 1/{num_trainers} of it), or `lora`",
     )
-
-
-def _placed(problem: Problem, prefix: str, places: Places) -> Problem:
-    key = f"{prefix}.{problem.path}"
-    file, line = places.of(key)
-    return Problem(problem.code, problem.message, key, file, line, problem.help)

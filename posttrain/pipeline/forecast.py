@@ -14,16 +14,12 @@ from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import OnlineRlStage
 from posttrain.config.strict import StrictModel
 from posttrain.loop.latency import SYNCHRONOUS, Schedule, System
-from posttrain.loop.limits import filling_ahead, speedup_bound
+from posttrain.loop.limits import speedup_bound
 from posttrain.loop.simulation import SimulationResult, simulate
-from posttrain.pipeline.assumptions import (
-    Assumption,
-    Processes,
-    asks_greedily,
-    assume,
-    processes_of,
-)
+from posttrain.pipeline.assumptions import Assumption, Processes, assume, processes_of
 from posttrain.pipeline.calibration import fitted
+from posttrain.pipeline.check_algorithms import stage_needs
+from posttrain.stages.schedule import ahead_within, answers_per_step
 
 MIN_STEPS, MAX_STEPS = 12, 40
 MAX_COLUMNS = 7
@@ -104,9 +100,8 @@ def forecast_stage(
     assert isinstance(stage, OnlineRlStage)
     processes = processes_of(loaded, stage, engines, trainers)
     places = processes.engines * loaded.cluster.engine.max_running
-    answers = stage.batch.prompts * (
-        stage.batch.samples_per_prompt + asks_greedily(loaded, stage, config)
-    )
+    greedy = stage_needs(stage, config, loaded.base_dir).greedy
+    answers = answers_per_step(stage, greedy)
     schedule = schedule_of(stage, stage.staleness.max, places, answers)
     system, assumptions, measured_in = assume(loaded, name, processes, schedule, run, config)
     clock = _Clock(system, stage.steps)
@@ -133,12 +128,8 @@ def forecast_stage(
 
 def schedule_of(stage: OnlineRlStage, maximum: int, places: int, answers: int) -> Schedule:
     """The schedule with this bound: the file's `ahead` where it says one, else what fills."""
-    every = stage.staleness.sync_every
-    wanted = stage.staleness.ahead
-    if wanted is None:
-        wanted = filling_ahead(places, answers, maximum) + every - 1
-    ahead = min(maximum, wanted)
-    return Schedule(ahead, maximum, sync_every=min(every, ahead + 1))
+    ahead = ahead_within(stage, maximum, places, answers)
+    return Schedule(ahead, maximum, sync_every=min(stage.staleness.sync_every, ahead + 1))
 
 
 def staleness_columns(maximum: int) -> list[int]:
@@ -252,8 +243,7 @@ def _likely_splits(system: System, splits: list[Processes], schedule: Schedule) 
 def _least_s(system: System, schedule: Schedule) -> float:
     """Seconds per step if nobody ever waited for a particular answer."""
     training = system.trainer.batch_s(system.tokens_per_step, system.num_trainers)
-    generated = system.groups_per_step * system.answers_per_prompt
-    in_flight = generated * max(1, schedule.steps_ahead)
+    in_flight = system.answers_per_step * max(1, schedule.steps_ahead)
     depth = min(system.engine.max_running, math.ceil(in_flight / system.num_engines))
-    tokens = generated * system.lengths.mean_tokens / system.num_engines
+    tokens = system.answers_per_step * system.lengths.mean_tokens / system.num_engines
     return max(training, tokens / depth * system.engine.step_s(depth) + system.engine.sync_s)

@@ -82,7 +82,7 @@ def _tokens(forecast: StageForecast) -> str:
 
 
 def _under_way(forecast: StageForecast) -> str:
-    rollouts, present = forecast.system.rollouts_per_step, forecast.present
+    rollouts, present = forecast.system.answers_per_step, forecast.present
     ahead = present.schedule.steps_ahead
     expected = present.result.groups_in_flight * forecast.parts * forecast.system.answers_per_prompt
     return (

@@ -7,13 +7,22 @@ from posttrain.loop.limits import filling_ahead
 
 
 def steps_ahead(stage: OnlineRlStage, cluster: Cluster, greedy: bool = False) -> int:
-    """`staleness.ahead`, or the fewest steps that give every place of the engines work; more where
-    engines are told of new weights only every few steps. `greedy`: each prompt gets a greedy answer
-    too.
-    """
-    if stage.staleness.ahead is not None:
-        return stage.staleness.ahead
+    """As `ahead_within`, for a cluster's engines and the stage's own bound."""
     engines = stage.resources.engines or cluster.engines
-    answers = stage.batch.prompts * (stage.batch.samples_per_prompt + greedy)
-    filling = filling_ahead(engines * cluster.engine.max_running, answers, stage.staleness.max)
-    return min(stage.staleness.max, filling + stage.staleness.sync_every - 1)
+    places = engines * cluster.engine.max_running
+    return ahead_within(stage, stage.staleness.max, places, answers_per_step(stage, greedy))
+
+
+def answers_per_step(stage: OnlineRlStage, greedy: bool) -> int:
+    """Generated for one step. `greedy`: each prompt gets a greedy answer beside its samples."""
+    return stage.batch.prompts * (stage.batch.samples_per_prompt + greedy)
+
+
+def ahead_within(stage: OnlineRlStage, maximum: int, places: int, answers: int) -> int:
+    """`staleness.ahead`, or the fewest steps that give every place of the engines work; more where
+    engines are told of new weights only every few steps. At most `maximum`.
+    """
+    wanted = stage.staleness.ahead
+    if wanted is None:
+        wanted = filling_ahead(places, answers, maximum) + stage.staleness.sync_every - 1
+    return min(maximum, wanted)
