@@ -1,5 +1,6 @@
 """Runs the real command line in a folder of its own, and watches the processes that it starts."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,6 +157,23 @@ class Workplace:
             if not left or time.monotonic() > end:
                 return left
             time.sleep(0.5)
+
+
+def findings_of(program: str, folder: Path, *words: str) -> dict[str, Any]:
+    """What a test's own file prints, run as a program: JSON in its last line. vLLM reads its
+    environment once per process, so an engine with other settings has to have one of its own.
+    """
+    done = subprocess.run(
+        [sys.executable, program, str(folder), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    print(last)  # shown where a test fails, or with -s
+    return json.loads(last)
 
 
 @pytest.fixture(scope="module")

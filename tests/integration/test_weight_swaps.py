@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import findings_of
 
 pytest.importorskip("vllm")
 
@@ -25,16 +25,7 @@ VOCABULARY = 64
 @pytest.fixture(scope="module", params=["tied", "untied"])
 def found(request, tmp_path_factory):
     """What the program found out."""
-    folder = tmp_path_factory.mktemp(request.param)
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder), request.param],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return findings_of(__file__, tmp_path_factory.mktemp(request.param), request.param)
 
 
 def test_log_probs_are_those_of_the_new_weights(found):
