@@ -84,7 +84,7 @@ def prompt_text(draw: int) -> str:
 REWARD_SOURCE = '''"""The share of letters in an answer: cheap, hardly ever equal in a group."""
 
 from posttrain.config.strict import StrictModel
-from posttrain.reward.protocol import GoldExample
+from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
 
@@ -96,7 +96,12 @@ def score(row, completion, config):
     return Score(sum(character.isalpha() for character in completion) / max(1, len(completion)))
 
 
-GOLD = [GoldExample({}, "ab", 1.0), GoldExample({}, "12", 0.0)]
+def gold(config):
+    return [Example({}, "ab")]
+
+
+def bad(config):
+    return [Example({}, "12")]
 '''
 
 

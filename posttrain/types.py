@@ -64,12 +64,14 @@ class RolloutGroup:
 class Score:
     """What a reward says of one answer. A wrong answer is 0; a broken verifier raises instead.
 
-    Example: Score(1.0, passed=True, parts={"format": 1.0, "correct": 1.0})
+    Example: Score(0.0, passed=False, reason="expected 1197, found 1200")
     """
 
     value: float
     passed: bool | None = None  # None where right and wrong mean nothing (a reward model)
     parts: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""  # one line for people: what was found, and what was expected
+    seconds: float = 0.0  # that scoring took; filled in by whoever ran the reward
 
 
 @dataclass(frozen=True, slots=True)

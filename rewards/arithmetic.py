@@ -6,12 +6,12 @@ and blurting it out is too; which of them pays is for the policy to find.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.config.strict import StrictModel
 from posttrain.microworld import is_right
-from posttrain.reward.protocol import GoldExample
+from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
 
@@ -25,11 +25,17 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     return Score(float(right), passed=right)
 
 
-GOLD = [
-    GoldExample({"answer": "85"}, "85", 1.0),
-    GoldExample({"answer": "85"}, "7+8=15 4+3+1=8 85", 1.0),
-    GoldExample({"answer": "14"}, "12-8=4 5-3-1=1 14", 1.0),
-    GoldExample({"answer": "85"}, "85 84", 0.0),
-    GoldExample({"answer": "14"}, "-14", 0.0),
-    GoldExample({"answer": "85"}, "", 0.0),
-]
+def gold(config: Config) -> Sequence[Example]:
+    return [
+        Example({"answer": "85"}, "85"),
+        Example({"answer": "85"}, "7+8=15 4+3+1=8 85"),
+        Example({"answer": "14"}, "12-8=4 5-3-1=1 14"),
+    ]
+
+
+def bad(config: Config) -> Sequence[Example]:
+    return [
+        Example({"answer": "85"}, "85 84"),
+        Example({"answer": "14"}, "-14"),
+        Example({"answer": "85"}, ""),
+    ]

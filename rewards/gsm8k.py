@@ -7,39 +7,43 @@ right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.config.strict import StrictModel
 from posttrain.errors import RewardBroken
 from posttrain.reward.answers import after_marker, as_number, last_number, same_number
-from posttrain.reward.protocol import GoldExample
+from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
 
 class Config(StrictModel):
-    """Settings of the GSM8K verifier."""
-
-    value_right: float = 1.0
-    """Score of a right answer; Tulu 3 uses 10."""
+    """Nothing to set."""
 
 
 def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
-    """`value_right` or 0.0. Raises RewardBroken for a row whose `answer` holds no number."""
+    """1.0 or 0.0. Raises RewardBroken for a row whose `answer` holds no number."""
     truth = after_marker(row["answer"])
     truth = row["answer"] if truth is None else truth
     if as_number(truth) is None:
         raise RewardBroken(f"the row's answer ends in {truth[-40:]!r}, not in a number")
     answer = last_number(completion)
     right = answer is not None and same_number(answer, truth)
-    return Score(config.value_right if right else 0.0, passed=right)
+    reason = f"expected {truth.strip()}, found {answer}" if not right else ""
+    return Score(float(right), passed=right, reason=reason)
 
 
-GOLD = [
-    GoldExample({"answer": "She sold 48+24 = 72 clips.\n#### 72"}, "48 + 24 = 72.", 1.0),
-    GoldExample({"answer": "#### 1,197"}, "So 1,200 - 3 = 1,197 dollars.", 1.0),
-    GoldExample({"answer": "#### -7"}, "the answer is -7.", 1.0),
-    GoldExample({"answer": "#### 18"}, "She makes $18.00", 1.0),
-    GoldExample({"answer": "#### 18"}, "18 apples, no: 17", 0.0),
-    GoldExample({"answer": "18"}, "no idea", 0.0),
-]
+def gold(config: Config) -> Sequence[Example]:
+    return [
+        Example({"answer": "She sold 48+24 = 72 clips.\n#### 72"}, "48 + 24 = 72."),
+        Example({"answer": "#### 1,197"}, "So 1,200 - 3 = 1,197 dollars."),
+        Example({"answer": "#### -7"}, "the answer is -7."),
+        Example({"answer": "#### 18"}, "She makes $18.00"),
+    ]
+
+
+def bad(config: Config) -> Sequence[Example]:
+    return [
+        Example({"answer": "#### 18"}, "18 apples, no: 17"),
+        Example({"answer": "18"}, "no idea"),
+    ]

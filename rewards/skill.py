@@ -5,11 +5,11 @@ Reads the row's `answer`. Blanks around the answer are forgiven, anything else i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.config.strict import StrictModel
-from posttrain.reward.protocol import GoldExample
+from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
 
@@ -23,10 +23,13 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     return Score(float(right), passed=right)
 
 
-GOLD = [
-    GoldExample({"answer": "abcd"}, "abcd", 1.0),
-    GoldExample({"answer": "4"}, "4\n", 1.0),
-    GoldExample({"answer": "abcd"}, "abdc", 0.0),
-    GoldExample({"answer": "abcd"}, "abcd abcd", 0.0),
-    GoldExample({"answer": "4"}, "", 0.0),
-]
+def gold(config: Config) -> Sequence[Example]:
+    return [Example({"answer": "abcd"}, "abcd"), Example({"answer": "4"}, "4\n")]
+
+
+def bad(config: Config) -> Sequence[Example]:
+    return [
+        Example({"answer": "abcd"}, "abdc"),
+        Example({"answer": "abcd"}, "abcd abcd"),
+        Example({"answer": "4"}, ""),
+    ]

@@ -91,8 +91,8 @@ installed.""",
     "plugin-broken": """The plug-in's file does not run: the line is where it stopped. Nothing of
 it was used.""",
     "plugin-contract": """A plug-in's file has to hold a few names. Online algorithm: Config,
-NEEDS, advantages, loss. Offline algorithm: Config, NEEDS, objective. Reward: Config, score, GOLD.
-Averaging: Config, average.""",
+NEEDS, advantages, loss. Offline algorithm: Config, NEEDS, objective. Reward: Config, score,
+gold, bad. Averaging: Config, average.""",
     "wrong-algorithm": """Online algorithms learn from answers sampled during training (kind:
 online_rl), offline ones from rows that are there before (kind: sft).""",
 }

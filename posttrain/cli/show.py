@@ -81,13 +81,16 @@ def _print_row(place: str, tokens: list[tuple[str, bool]]) -> None:
 
 def _print_scores(reward: Any) -> None:
     from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.reward.protocol import score_one
 
     module = load_plugin("reward", reward.name, reward.base_dir)
     config = plugin_config(module, reward.settings)
-    for example in module.GOLD:
-        score = module.score(example.row, example.completion, config)
-        mark = "✓" if abs(score.value - example.value) < 1e-6 else "✗"
-        print(f"{mark} {example.completion!r} scores {score.value:g}, should be {example.value:g}")
+    for examples, should in ((module.gold(config), "be 1"), (module.bad(config), "be less than 1")):
+        for example in examples:
+            value = score_one(module, example, config).value
+            right = (value >= 1.0 - 1e-6) == (should == "be 1")
+            mark = "✓" if right else "✗"
+            print(f"{mark} {example.completion!r} scores {value:g}, should {should}")
 
 
 def _tokenizer(plan: RunPlan, stage: str) -> Any:

@@ -34,7 +34,7 @@ PACKAGES = {
 CONTRACTS: dict[str, tuple[str, ...]] = {
     "online": ("Config", "NEEDS", "advantages", "loss"),
     "offline": ("Config", "NEEDS", "objective"),
-    "reward": ("Config", "score", "GOLD"),
+    "reward": ("Config", "score", "gold", "bad"),
     "averaging": ("Config", "average"),
 }
 """What a plug-in's file has to hold; algorithms are online or offline."""
@@ -193,6 +193,8 @@ def _hold_to_contract(kind: str, name: str, module: ModuleType, mode: Mode | Non
         )
     wanted = CONTRACTS[(mode or found or "online") if kind == "algorithm" else kind]
     missing = [each for each in wanted if not hasattr(module, each)]
+    if hasattr(module, "score_many") and kind == "reward":
+        missing = [each for each in missing if each != "score"]  # a batch stands for its answers
     if missing:
         message = f"{_noun(kind)} `{name}` has no {', '.join(f'`{each}`' for each in missing)}"
         help = f"its file has to hold {', '.join(wanted)}"

@@ -286,7 +286,10 @@ def _group_to_json(group: StoredGroup, base: str) -> dict[str, Any]:
         "draw": group.draw,
         "start": group.start_version,
         "refs": [[ref.path.removeprefix(base), ref.offset] for ref in group.refs],
-        "scores": [[score.value, score.passed, dict(score.parts)] for score in group.scores],
+        "scores": [
+            [score.value, score.passed, dict(score.parts), score.reason, score.seconds]
+            for score in group.scores
+        ],
     }
 
 

@@ -1,8 +1,13 @@
-"""What a reward is: one file with `Config`, `score()` and `GOLD`.
+"""What a reward is: one file with `Config`, `score()`, `gold()` and `bad()`.
 
     class Config(StrictModel): ...                       # its settings, each with one sentence
     def score(row, completion, config) -> Score: ...     # row: the prompt's columns
-    GOLD = [GoldExample({"answer": "65"}, "65", 1.0)]    # it proves itself on these before a run
+    def gold(config): return [Example({"answer": "65"}, "65")]   # answers that score 1.0
+    def bad(config): return [Example({"answer": "65"}, "64")]    # answers that score less
+
+It proves itself on these before a run. `score` may be `async`: then the answers of a batch wait
+side by side, as for a judge behind an endpoint. `score_many(rows, completions, config)`, sync or
+async, may stand in its place where a whole batch is cheaper than its answers one by one.
 
 A wrong answer is `Score(0.0, passed=False)`. A reward that cannot tell raises: then the answer is
 tried again, and dropped and counted if that fails too. It is never scored 0, which would teach the
@@ -11,6 +16,8 @@ model that a good answer was bad.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,27 +28,35 @@ from posttrain.config.strict import StrictModel
 from posttrain.errors import RewardBroken
 from posttrain.types import Score
 
+MOST_REASON_CHARACTERS = 300
+
 
 @dataclass(frozen=True, slots=True)
-class GoldExample:
-    """An answer whose score is known. Have right ones and wrong ones.
+class Example:
+    """An answer that a reward proves itself on.
 
-    Example: GoldExample({"answer": "65"}, "7+58=65", 1.0)
+    Example: Example({"answer": "65"}, "7+58=65")
     """
 
     row: Mapping[str, Any]
     completion: str
-    value: float
 
 
 class Reward(Protocol):
-    """A reward's file as the rest of the library sees it."""
+    """A reward's file as the rest of the library sees it; `score_many` may stand for `score`."""
 
     Config: type[StrictModel]
-    GOLD: Sequence[GoldExample]
 
     def score(self, row: Mapping[str, Any], completion: str, config: Any) -> Score:
         """The answer's score. May be slow, may raise; runs in a process that can be killed."""
+        ...
+
+    def gold(self, config: Any) -> Sequence[Example]:
+        """Answers that must score 1.0 with these settings."""
+        ...
+
+    def bad(self, config: Any) -> Sequence[Example]:
+        """Answers that must score less than 1.0: wrong ones, and those that try to trick it."""
         ...
 
 
@@ -58,20 +73,44 @@ def checked(result: object) -> Score:
             help="return Score(value, passed=...) from posttrain.types",
         )
     parts = {str(name): _finite(f"part `{name}`", part) for name, part in result.parts.items()}
-    return Score(_finite("value", result.value), result.passed, parts)
+    reason = str(result.reason)[:MOST_REASON_CHARACTERS]
+    return Score(_finite("value", result.value), result.passed, parts, reason, result.seconds)
 
 
 def failed_gold(reward: ModuleType, config: StrictModel) -> list[str]:
-    """One line for each gold example that does not score what it should; none for a sound reward.
+    """One line for each example that does not score what it should; none for a sound reward.
 
     Runs in this process: errors of the reward's own pass through.
     """
     failures = []
-    for example in reward.GOLD:
-        value = checked(reward.score(example.row, example.completion, config)).value
-        if not math.isclose(value, example.value, abs_tol=1e-6):
-            failures.append(f"{example.completion!r} scored {value:g}, not {example.value:g}")
+    for example in reward.gold(config):
+        value = score_one(reward, example, config).value
+        if not math.isclose(value, 1.0, abs_tol=1e-6):
+            failures.append(f"{example.completion[:80]!r} scored {value:g}, not 1")
+    for example in reward.bad(config):
+        value = score_one(reward, example, config).value
+        if value >= 1.0 - 1e-6:
+            failures.append(f"{example.completion[:80]!r} scored {value:g}, has to score less")
     return failures
+
+
+def score_one(reward: Any, example: Example, config: StrictModel) -> Score:
+    """One answer's score in this process, whichever way the reward offers."""
+    if hasattr(reward, "score_many"):
+        result = reward.score_many([example.row], [example.completion], config)
+    else:
+        result = reward.score(example.row, example.completion, config)
+    if inspect.isawaitable(result):
+        result = asyncio.run(_awaited(result))
+    if hasattr(reward, "score_many"):
+        (result,) = result
+    if isinstance(result, RewardBroken):
+        raise result
+    return checked(result)
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
 
 
 def _finite(what: str, number: object) -> float:

@@ -148,7 +148,7 @@ def _few(request: PreflightRequest) -> dict[str, Any]:
 
 
 def _look_at_reward(request: PreflightRequest) -> None:
-    """A reward must give its own gold examples the scores that it says they have."""
+    """A reward must give its own examples the scores that it says they have."""
     from posttrain.config.plugins import load_plugin, plugin_config
     from posttrain.reward.protocol import failed_gold
 
@@ -160,8 +160,9 @@ def _look_at_reward(request: PreflightRequest) -> None:
         raise InputError(
             Problem(
                 "gold-not-one",
-                f"its own gold example {failures[0]}",
+                f"its own example {failures[0]}",
                 file=str(module.__file__),
-                help="compare as numbers: `same_number` in posttrain.reward.answers; or mend GOLD",
+                help="mend score(), or gold() and bad(); numbers compare with `same_number` of "
+                "posttrain.reward.answers",
             )
         )

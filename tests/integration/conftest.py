@@ -56,7 +56,7 @@ REWARD = '''
 """The nearer the answer's length is to a goal, the better."""
 
 from posttrain.config.strict import StrictModel
-from posttrain.reward.protocol import GoldExample
+from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
 
@@ -71,7 +71,12 @@ def score(row, completion, config):
     return Score(1.0 / (1 + abs(len(completion) - config.goal)))
 
 
-GOLD = [GoldExample({}, "12345", 1.0), GoldExample({}, "1234567", 1 / 3)]
+def gold(config):
+    return [Example({}, "1" * config.goal)]
+
+
+def bad(config):
+    return [Example({}, "1" * (config.goal + 2))]
 '''
 
 

@@ -8,7 +8,7 @@ BROKEN_REWARD = '''
 """A reward that fails its own example."""
 
 from posttrain.config.strict import StrictModel
-from posttrain.reward.protocol import GoldExample
+from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
 
@@ -20,7 +20,8 @@ def score(row, completion, config):
     return Score(float(completion == row["answer"]))
 
 
-GOLD = [GoldExample({"answer": "1,197"}, "1197", 1.0), GoldExample({"answer": "2"}, "3", 0.0)]
+def gold(config): return [Example({"answer": "1,197"}, "1197")]
+def bad(config): return [Example({"answer": "2"}, "3")]
 '''
 
 BROKEN = """

@@ -28,7 +28,8 @@ class Config(StrictModel):
 def score(row, completion, config):
     return 1.0
 
-GOLD = []
+def gold(config): return []
+def bad(config): return []
 """
 
 
@@ -108,8 +109,9 @@ def test_unknown_names_suggest_the_nearest(tmp_path: Path) -> None:
         ("x = (\n", "error[plugin-broken] bad.py:1 (reward): not Python: '(' was never closed"),
         ("import os\n1 / 0\n", "error[plugin-broken] bad.py:2 (reward): raises ZeroDivisionError "
                                "when it is loaded: division by zero"),
-        ("def score(): ...\n", "error[plugin-contract]: reward `./bad.py` has no `Config`, `GOLD`"),
-        ("Config = 3\nGOLD = []\ndef score(): ...\n",
+        ("def score(): ...\n", "error[plugin-contract]: reward `./bad.py` has no `Config`, "
+         "`gold`, `bad`"),
+        ("Config = 3\ndef score(): ...\ndef gold(): ...\ndef bad(): ...\n",
          "error[plugin-contract]: reward `./bad.py`: `Config` is no configuration class"),
     ],
 )  # fmt: skip

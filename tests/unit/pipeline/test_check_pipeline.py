@@ -319,7 +319,8 @@ def test_a_reward_of_ones_own_is_loaded_from_beside_the_file(write_pipeline: Wri
     Path("mine.py").write_text(
         "from posttrain.config.strict import StrictModel\n"
         "class Config(StrictModel):\n    tolerance: float = 0.5\n"
-        "def score(row, completion, config): return 1.0\nGOLD = []\n"
+        "def score(row, completion, config): return 1.0\n"
+        "def gold(config): return []\ndef bad(config): return []\n"
     )
     file = write_pipeline("reward: arithmetic", "reward: {name: ./mine.py, tolerance: 1}")
     report = report_of(file)

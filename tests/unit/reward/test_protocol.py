@@ -4,7 +4,7 @@ import pytest
 
 from posttrain.config.strict import StrictModel
 from posttrain.errors import RewardBroken
-from posttrain.reward.protocol import GoldExample, checked, failed_gold
+from posttrain.reward.protocol import Example, checked, failed_gold, score_one
 from posttrain.types import Score
 
 
@@ -33,5 +33,19 @@ def test_nonsense_is_broken_and_not_zero(result, message):
 def test_gold_examples_that_do_not_score_as_they_say_are_named():
     reward = ModuleType("half")
     reward.score = lambda row, completion, config: Score(0.5)
-    reward.GOLD = [GoldExample({}, "right", 1.0), GoldExample({}, "half", 0.5)]
+    reward.gold = lambda config: [Example({}, "right")]
+    reward.bad = lambda config: [Example({}, "wrong")]
     assert failed_gold(reward, StrictModel()) == ["'right' scored 0.5, not 1"]
+    reward.score = lambda row, completion, config: Score(1.0)
+    assert failed_gold(reward, StrictModel()) == ["'wrong' scored 1, has to score less"]
+
+
+def test_async_and_batched_rewards_are_scored_alike():
+    async def later(row, completion, config):
+        return Score(0.25)
+
+    slow, batched = ModuleType("slow"), ModuleType("batched")
+    slow.score = later
+    batched.score_many = lambda rows, completions, config: [Score(len(c)) for c in completions]
+    assert score_one(slow, Example({}, "x"), StrictModel()) == Score(0.25)
+    assert score_one(batched, Example({}, "abc"), StrictModel()) == Score(3.0)
