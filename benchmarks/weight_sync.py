@@ -29,6 +29,7 @@ CONTEXT = 128
 STEP_IN_SYNCS = 20  # length of a step, in bare syncs
 STEP_PAIRS = 3  # steps with an update, each beside one without
 MIN_STEP_S = 1.0
+TOKENS_PER_STEP = 1000  # at least, by the resting engine's speed
 STREAMS = 64  # answers under way at any time
 STALL_SHARE_GOAL = 0.05
 
@@ -97,18 +98,19 @@ async def measure(folder: str, hidden: int, layers: int, precision: str) -> dict
     }
     row |= await update_costs(engine, weights)
     bare_s = statistics.median(row["sync_ms"]) / 1000
-    row["step_s"] = max(MIN_STEP_S, STEP_IN_SYNCS * bare_s)
+    # Where a number format has no instructions of its own, a second holds no whole token each.
+    row["step_s"] = max(MIN_STEP_S, STEP_IN_SYNCS * bare_s, TOKENS_PER_STEP / row["tokens_per_s"])
     row |= await updates_while_generating(engine, weights, row["step_s"])
     await engine.shutdown()
     return row
 
 
 async def tokens_per_second(engine: Any) -> float:
-    """256 seeded answers of 12 tokens side by side, the best of five."""
+    """256 seeded answers of 12 tokens side by side, the best of three."""
     starts = [2 + i % 50 for i in range(256)]
     prompts = [Prompt("", "", tuple(range(start, start + 12)), "", {}) for start in starts]
     speeds = []
-    for _ in range(5):
+    for _ in range(3):
         begin = time.perf_counter()
         rollouts = await engine.generate_many(prompts, Sampling(12, seed=1))
         num_tokens = sum(len(rollout.token_ids) for rollout in rollouts)

@@ -134,8 +134,13 @@ class OnlineRun:
             thread.join()
 
     def kill_driver(self) -> None:
+        """And wait for what it had started: engines go on until their raylet has noticed."""
         self.process.kill()
         self.process.communicate(timeout=30)
+        end = time.monotonic() + 60.0
+        while any(self.victims(kind) for kind in ("engine", "coordinator", "trainer")):
+            assert time.monotonic() < end, "a killed driver's actors are still there"
+            time.sleep(0.1)
 
     # -- records --------------------------------------------------------------------------------
 
