@@ -60,6 +60,10 @@ class RolloutGroup:
     greedy: Rollout | None = None
 
 
+JUDGE_PART = "judge/"
+"""Parts of a score with this prefix say whether a constraint holds: 1.0, or less where not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """What a reward says of one answer. A wrong answer is 0; a broken verifier raises instead.
@@ -71,7 +75,7 @@ class Score:
     passed: bool | None = None  # None where right and wrong mean nothing (a reward model)
     parts: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""  # one line for people: what was found, and what was expected
-    seconds: float = 0.0  # that scoring took; filled in by whoever ran the reward
+    seconds: float = field(default=0.0, compare=False)  # that scoring took
 
 
 @dataclass(frozen=True, slots=True)

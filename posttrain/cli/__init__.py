@@ -28,6 +28,7 @@ COMMANDS = {
     "chat": "ask a trained model something",
     "new": "a file of your own, from one that ships with posttrain",
     "show": "rows as the model sees them, with the trained tokens marked",
+    "reward": "score one answer with a reward, or look for ways to fool it",
     "eval": "ask any model a suite's questions",
     "explain": "what an error means, by its name",
     "schema": "write the JSON schema of pipeline files, for editors",
@@ -44,7 +45,7 @@ posttrain: from a base language model to a finished one, as one graph of stages
   posttrain report            what was gained, what it cost, which model to take
   posttrain chat              ask the finished model something
 
-more   plan, new, show, eval, explain
+more   plan, new, show, reward, eval, explain
 help   posttrain COMMAND -h, in any position; --traceback says where it broke
 """
 

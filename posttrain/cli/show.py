@@ -81,16 +81,22 @@ def _print_row(place: str, tokens: list[tuple[str, bool]]) -> None:
 
 def _print_scores(reward: Any) -> None:
     from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.stages.preflight import with_parts
+
+    for part in with_parts(reward):
+        module = load_plugin("reward", part.name, part.base_dir)
+        _print_examples(part.name, module, plugin_config(module, part.settings))
+
+
+def _print_examples(name: str, module: Any, config: Any) -> None:
     from posttrain.reward.protocol import score_one
 
-    module = load_plugin("reward", reward.name, reward.base_dir)
-    config = plugin_config(module, reward.settings)
     for examples, should in ((module.gold(config), "be 1"), (module.bad(config), "be less than 1")):
         for example in examples:
             value = score_one(module, example, config).value
             right = (value >= 1.0 - 1e-6) == (should == "be 1")
             mark = "✓" if right else "✗"
-            print(f"{mark} {example.completion!r} scores {value:g}, should {should}")
+            print(f"{mark} {name}: {example.completion!r} scores {value:g}, should {should}")
 
 
 def _tokenizer(plan: RunPlan, stage: str) -> Any:

@@ -10,6 +10,7 @@ import os
 import pickle
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from posttrain.types import (
     Rollout,
     RolloutRef,
     Sampling,
+    Score,
     Scoring,
     StoredBatch,
     SyncReport,
@@ -88,34 +90,44 @@ class RewardActor:
     """Scores answers in killable child processes of its own."""
 
     def __init__(
-        self, name: str, settings: Mapping[str, Any], timeout_s: float, tracker: bytes
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        timeout_s: float,
+        memory_mb: int,
+        tracker: bytes,
     ) -> None:
         """`tracker`: packed."""
         from posttrain.reward.worker import RewardPool
 
         if _was_restarted():
             unpacked(tracker)[0].event("reward-worker-restarted")
-        self._pool = RewardPool(name, settings, timeout_s)
+        self._pool = RewardPool(name, settings, timeout_s, memory_mb=memory_mb)
 
     def score_many(self, groups: Sequence[tuple[Prompt, Sequence[RolloutRef]]]) -> list[Scoring]:
-        """One entry per group. Raises RewardBroken where the reward cannot be used at all."""
-        return [self._score(prompt, refs) for prompt, refs in groups]
+        """One entry per group. Raises RewardBroken where the reward cannot be used at all.
 
-    def _score(self, prompt: Prompt, refs: Sequence[RolloutRef]) -> Scoring:
-        """The answers are read where their engines wrote them. An answer that the verifier broke on
+        The answers are read where their engines wrote them. An answer that the verifier broke on
         twice has no score.
         """
         from posttrain.rollout.journal import read_rollout
 
-        answers = [read_rollout(ref, "", prompt.token_ids).text for ref in refs]
-        outcomes = self._pool.score([prompt.row] * len(answers), answers)
-        return Scoring(
-            tuple(None if isinstance(each, RewardBroken) else each for each in outcomes),
-            tuple(each.message for each in outcomes if isinstance(each, RewardBroken)),
-        )
+        rows = [prompt.row for prompt, refs in groups for _ in refs]
+        answers = [
+            read_rollout(ref, "", prompt.token_ids).text for prompt, refs in groups for ref in refs
+        ]
+        outcomes = iter(self._pool.score(rows, answers))  # all at once: judges wait side by side
+        return [_scoring(list(islice(outcomes, len(refs)))) for _, refs in groups]
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _scoring(outcomes: Sequence[Score | RewardBroken]) -> Scoring:
+    return Scoring(
+        tuple(None if isinstance(each, RewardBroken) else each for each in outcomes),
+        tuple(each.message for each in outcomes if isinstance(each, RewardBroken)),
+    )
 
 
 class TrackerActor:

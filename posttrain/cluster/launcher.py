@@ -152,7 +152,13 @@ class RayLauncher:
         return (
             ray.remote(RewardActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=REWARD_RETRIES)
-            .remote(reward.name, reward.settings, job.reward_timeout_s, packed(tracker))
+            .remote(
+                reward.name,
+                reward.settings,
+                job.reward_timeout_s,
+                job.reward_memory_mb,
+                packed(tracker),
+            )
         )
 
     def _end_coordinator(self, coordinator: Any, crew: EngineCrew) -> None:

@@ -12,7 +12,8 @@ from typing import Any, get_args, get_origin
 
 from posttrain.config.document import COMMAND_LINE, Places, parse_value
 from posttrain.config.keys import EXCLUSIVE, PLUGIN_KINDS, is_model, stage_class, unwrap
-from posttrain.config.pipeline import Pipeline, Plugin
+from posttrain.config.pipeline import Pipeline
+from posttrain.config.plugin import Plugin
 from posttrain.config.plugins import load_plugin
 from posttrain.config.suggest import closest_key, did_you_mean
 from posttrain.config.wording import show_value

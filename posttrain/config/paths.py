@@ -97,6 +97,17 @@ def _of_block(block: dict[str, Any], prefix: str) -> Iterator[tuple[dict[str, An
         plugin = block.get(key)
         if isinstance(plugin, dict) and is_file_name(str(plugin.get("name", ""))):
             yield from _present(plugin, "name", join(prefix, key))
+    if isinstance(block.get("reward"), dict):
+        yield from _python_files(block["reward"], join(prefix, "reward"))
+
+
+def _python_files(block: dict[str, Any], prefix: str) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Rewards inside a reward that is made of others, wherever it names them."""
+    for key, value in block.items():
+        if isinstance(value, dict):
+            yield from _python_files(value, join(prefix, key))
+        elif isinstance(value, str) and value.endswith(".py"):
+            yield block, key, join(prefix, key)
 
 
 def _present(

@@ -6,36 +6,18 @@ checked against the plug-in's own Config by `posttrain.config.plugins`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from posttrain.config.lora import Lora
+from posttrain.config.plugin import Plugin, RewardPlugin
 from posttrain.config.strict import Contradiction, StrictModel
 
 
 def _short(key: str) -> BeforeValidator:
     """`data: x` is short for `data: {path: x}`; `key` says which field the bare value fills."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
-
-
-class Plugin(StrictModel):
-    """A plug-in by name, with its settings: `grpo`, or `{name: grpo, lr: 1e-6}`."""
-
-    name: str
-    """File name in its folder (`grpo`), a path to your own (`./my.py`), or a dotted module."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """What the plug-in's own Config accepts; its file documents each."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and "settings" not in value:
-            own = {key: item for key, item in value.items() if key in cls.model_fields}
-            return own | {"settings": {k: v for k, v in value.items() if k not in own}}
-        return value
 
 
 class DataSpec(StrictModel):
@@ -69,7 +51,7 @@ class TaskSpec(StrictModel):
 
     data: Data
     """Where the questions (or the text) come from; held out from training."""
-    reward: Plugin | None = None
+    reward: RewardPlugin | None = None
     """The verifier that says right or wrong; none means perplexity of the column `text`."""
     max_new_tokens: int = Field(default=64, gt=0)
     """Longest answer that is waited for."""
@@ -261,11 +243,13 @@ class RlSampling(StrictModel):
     """Token limit of one answer; what reaches it is cut and counted."""
 
 
-class RewardSpec(Plugin):
-    """The reward: a file in rewards/, or your own."""
+class RewardSpec(RewardPlugin):
+    """The reward: a file in rewards/, your own, or several combined."""
 
     timeout_s: float = Field(default=5.0, gt=0)
     """A verifier that takes longer is killed; the answer is retried, then dropped and counted."""
+    memory_mb: int = Field(default=4096, gt=0)
+    """Address space of a verifier's process; one that wants more is broken, not wrong."""
     scale: float = Field(default=1.0, gt=0)
     """What scores are multiplied with before the algorithm sees them (Tülu 3 pays 10 for a right
     answer). Matters where something else is added to them, such as the KL; reports show the

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from posttrain.config.document import Places, show_path
+from posttrain.config.plugin import Plugin, is_plugin, nested_plugins
 from posttrain.config.suggest import closest, did_you_mean
 from posttrain.config.wording import problems_of
 from posttrain.errors import InputError, Problem
@@ -97,6 +98,23 @@ def plugin_config(
         raise InputError(problems_of(error, module.Config, path, places or Places())) from error
 
 
+def complete_settings(kind: str, plugin: Plugin, base_dir: str | Path | None) -> dict[str, Any]:
+    """All of a plug-in's settings as plain values, defaults included; of a reward that is made of
+    others also theirs. Raises InputError as `load_plugin` and `plugin_config` do.
+    """
+    config = plugin_config(load_plugin(kind, plugin.name, base_dir), plugin.settings)
+    settings: dict[str, Any] = config.model_dump(mode="json")
+    for keys, part in nested_plugins(config):
+        block: Any = settings
+        for key in keys[:-1]:
+            block = block[key]
+        block[keys[-1]] = {
+            "name": part.name,
+            "settings": complete_settings(kind, part, base_dir),
+        }
+    return settings
+
+
 def algorithm_mode(module: ModuleType) -> Mode | None:
     """Whether an algorithm's file fulfils the online or the offline contract; None for neither."""
     for mode in ("online", "offline"):
@@ -110,6 +128,23 @@ def source_fingerprint(name: str) -> str | None:
     if not is_file_name(name):
         return None
     return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()[:16]
+
+
+def labelled(value: Any) -> Any:
+    """A setting in which plug-ins (`{name, settings}`) go by their labels."""
+    if not isinstance(value, Mapping):
+        return value
+    inner = {key: labelled(item) for key, item in value.items()}
+    return inner | {"name": plugin_label(inner["name"])} if is_plugin(value) else inner
+
+
+def plugin_label(name: str) -> str:
+    """A plug-in's name as it counts: a file of the user's own by name and content, not by place.
+
+    Example: plugin_label("grpo") is "grpo", plugin_label("/home/me/mine.py") "mine@5c1f…".
+    """
+    source = source_fingerprint(name)
+    return f"{Path(name).stem}@{source}" if source else name
 
 
 def _noun(kind: str) -> str:

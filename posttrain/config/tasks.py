@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from posttrain.config.pipeline import DataSpec, Plugin, Suite, TaskSpec
+from posttrain.config.pipeline import DataSpec, Suite, TaskSpec
+from posttrain.config.plugin import RewardPlugin
 
 _SKILLS = ("copy", "reverse", "sort", "count")
 
 BUILT_IN: dict[str, TaskSpec] = {
     "microworld/arithmetic": TaskSpec(
         data=DataSpec(path="microworld/arithmetic", split="test"),
-        reward=Plugin(name="arithmetic"),
+        reward=RewardPlugin(name="arithmetic"),
         max_new_tokens=32,
     ),
     **{
         f"microworld/{skill}": TaskSpec(
             data=DataSpec(path=f"microworld/{skill}", split="test"),
-            reward=Plugin(name="skill"),
+            reward=RewardPlugin(name="skill"),
             max_new_tokens=16,
         )
         for skill in _SKILLS
@@ -24,7 +25,7 @@ BUILT_IN: dict[str, TaskSpec] = {
         data=DataSpec(
             path="openai/gsm8k", name="main", split="test", columns={"prompt": "question"}
         ),
-        reward=Plugin(name="gsm8k"),
+        reward=RewardPlugin(name="gsm8k"),
         max_new_tokens=512,
     ),
     "perplexity/wikitext": TaskSpec(

@@ -131,6 +131,8 @@ class GroupDesk:
             group.scoring.cancel()
         self.machine.group_dropped(draw)
         self.ledger.dropped(draw, reason)
+        source = self.prompts.at(draw).source
+        self.counts.dropped[source] = self.counts.dropped.get(source, 0) + 1
         self._write_down(self.machine.decisions())  # those that waited for this draw
         self.tracker.event("dropped", draw=draw, reason=reason)
         for link in self.fleet.links.values():
@@ -188,7 +190,7 @@ class GroupDesk:
             self.settings.score_deadline_s,
             f"the reward worker to score prompt {prompt.id}",
         )
-        self.health.scored(len(refs), scoring.broken, 1000 * (time.time() - began))
+        self.health.scored(prompt.source, len(refs), scoring.broken, 1000 * (time.time() - began))
         self.tracker.span("rewards", "score", began, time.time(), draw=draw)
         return scoring
 

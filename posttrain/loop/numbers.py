@@ -19,6 +19,7 @@ class Counts:
     losses: int = 0
     retries: int = 0  # samples that another engine took over
     continued_tokens: int = 0  # tokens that were not generated again thanks to a journal
+    dropped: dict[str, int] = field(default_factory=dict)  # groups by source of their prompt
 
 
 @dataclass(slots=True)
@@ -57,8 +58,6 @@ class Numbers:
             "engine/waiting": float(sum(link.stats.waiting for link in links)),
             "engine/cache_hit_share": max((e.stats.cache_hit_share for e in links), default=0.0),
             "age/buffer_groups": float(len(state.buffered)),
-            "verifier/latency_ms": health.take_latency_ms(),
-            "verifier/failed_share": health.broken_share,
             "groups/filtered": float(filtered),
             "groups/refilled": float(filtered),  # each filtered group's place goes to a new one
             "groups/dropped": float(dropped),
@@ -67,7 +66,11 @@ class Numbers:
             "ops/continued_tokens": float(counts.continued_tokens),
             "ops/rollouts_lost": float(num_lost(state, num_open)),
         }
+        metrics |= health.metrics()
         counts.losses = counts.retries = counts.continued_tokens = 0
+        if len(health.by_source) > 1:
+            metrics |= {f"groups/dropped/{name}": float(n) for name, n in counts.dropped.items()}
+        counts.dropped = {}
         if sync is not None:
             metrics |= {
                 "weights/sync_ms": sync.sync_ms,

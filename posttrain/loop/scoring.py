@@ -15,12 +15,19 @@ class VerifierHealth:
     min_answers: int = 256  # before the share means anything
     num_answers: int = 0
     num_broken: int = 0
+    by_source: dict[str, list[int]] = field(default_factory=dict)  # [answers, broken ones]
     last_reason: str = ""
     _latencies_ms: list[float] = field(default_factory=list)
 
-    def scored(self, num_answers: int, broken: tuple[str, ...], latency_ms: float) -> None:
+    def scored(
+        self, source: str, num_answers: int, broken: tuple[str, ...], latency_ms: float
+    ) -> None:
+        """One prompt's answers. `source`: where the prompt came from; `broken`: what went wrong."""
         self.num_answers += num_answers
         self.num_broken += len(broken)
+        of_source = self.by_source.setdefault(source, [0, 0])
+        of_source[0] += num_answers
+        of_source[1] += len(broken)
         self._latencies_ms.append(latency_ms)
         if broken:
             self.last_reason = broken[-1]
@@ -33,12 +40,27 @@ class VerifierHealth:
         """Raises RewardBroken where so many answers broke that training would learn a bias."""
         if self.num_answers < self.min_answers or self.broken_share <= self.limit_share:
             return
+        worst = max(self.by_source, key=lambda name: self.by_source[name][1])
+        of_which = f", most of them of {worst}" if len(self.by_source) > 1 else ""
         raise RewardBroken(
             f"the verifier broke on {100 * self.broken_share:.0f} % of {self.num_answers} answers "
-            f"(limit {100 * self.limit_share:.0f} %), last: {self.last_reason}",
+            f"(limit {100 * self.limit_share:.0f} %){of_which}, last: {self.last_reason}",
             help="nothing was scored 0 for it; mend the reward or raise reward.timeout_s, then "
             "posttrain resume",
         )
+
+    def metrics(self) -> dict[str, float]:
+        """Over the stage, and of several sources each; latency since the last call."""
+        found = {
+            "verifier/latency_ms": self.take_latency_ms(),
+            "verifier/failed_share": self.broken_share,
+        }
+        if len(self.by_source) > 1:
+            found |= {
+                f"verifier/{source}/failed_share": broken / max(1, answers)
+                for source, (answers, broken) in self.by_source.items()
+            }
+        return found
 
     def take_latency_ms(self) -> float:
         """Mean since the last call; 0 where nothing was scored."""

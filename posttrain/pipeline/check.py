@@ -10,18 +10,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from posttrain.config.document import Places, show_path
+from posttrain.config.document import Places, join, show_path
 from posttrain.config.keys import PLUGIN_KINDS
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import (
     EvaluateStage,
     OnlineRlStage,
     Pipeline,
-    Plugin,
     SftStage,
     StageBase,
     Suite,
 )
+from posttrain.config.plugin import Plugin, nested_plugins
 from posttrain.config.plugins import Mode, load_plugin, plugin_config
 from posttrain.config.strict import StrictModel
 from posttrain.config.suggest import did_you_mean
@@ -185,10 +185,15 @@ class _Checker:
                 self.problems.append(placed)
             return None
         try:
-            return plugin_config(module, plugin.settings, path=key, places=self.places)
+            config: StrictModel = plugin_config(
+                module, plugin.settings, path=key, places=self.places
+            )
         except InputError as error:
             self.problems += error.problems
             return None
+        for keys, part in nested_plugins(config):
+            self._check_plugin(kind, part, join(key, *keys), mode)
+        return config
 
     def needs(self, name: str) -> Needs:
         """What the stage's algorithm asks for; nothing where it is not known, or offline."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.config.critic import is_folder
 from posttrain.config.pipeline import EvaluateStage, ModelStage, StageBase
-from posttrain.config.plugins import source_fingerprint
+from posttrain.config.plugins import labelled, plugin_label
 from posttrain.config.wording import show_value
 
 UNCOUNTED = (
@@ -27,6 +27,7 @@ UNCOUNTED = (
     "checkpoint_every",
     "logprob_check_every",
     "reward.timeout_s",
+    "reward.memory_mb",
     "reference",
 )
 """Dotted keys of a stage that are outside its identity."""
@@ -79,7 +80,10 @@ def identity(
 
 
 def _with_content(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
-    """A plug-in's settings; where `critic` names a stage or a folder, what is there counts."""
+    """A plug-in's settings; where `critic` names a stage or a folder, what is there counts, and of
+    the parts of a reward what their own files hold.
+    """
+    settings = {key: labelled(value) for key, value in settings.items()}
     critic = settings.get("critic")
     if not isinstance(critic, str):
         return dict(settings)
@@ -88,15 +92,6 @@ def _with_content(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dic
     if is_folder(critic):
         return {**settings, "critic": model_fingerprint(critic)}
     return dict(settings)
-
-
-def plugin_label(name: str) -> str:
-    """A plug-in's name as it counts: a file of the user's own by name and content, not by place.
-
-    Example: plugin_label("grpo") is "grpo", plugin_label("/home/me/mine.py") "mine@5c1f…".
-    """
-    source = source_fingerprint(name)
-    return f"{Path(name).stem}@{source}" if source else name
 
 
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

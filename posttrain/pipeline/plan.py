@@ -20,7 +20,7 @@ from posttrain.config.pipeline import (
     StageBase,
     Suite,
 )
-from posttrain.config.plugins import load_plugin, plugin_config
+from posttrain.config.plugins import complete_settings
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.pipeline.graph import Graph
 from posttrain.pipeline.identity import explain_change, identity
@@ -163,8 +163,7 @@ def _plugins(stage: StageBase, base_dir: Path | str) -> dict[str, PluginRef]:
     for key, kind in PLUGIN_KINDS.items():
         plugin = getattr(stage, key, None)
         if plugin is not None:
-            module = load_plugin(kind, plugin.name, base_dir)
-            settings = plugin_config(module, plugin.settings).model_dump(mode="json")
+            settings = complete_settings(kind, plugin, base_dir)
             refs[key] = PluginRef(kind, plugin.name, settings, str(base_dir))
     return refs
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -95,22 +96,36 @@ def failed_gold(reward: ModuleType, config: StrictModel) -> list[str]:
 
 
 def score_one(reward: Any, example: Example, config: StrictModel) -> Score:
-    """One answer's score in this process, whichever way the reward offers."""
-    if hasattr(reward, "score_many"):
-        result = reward.score_many([example.row], [example.completion], config)
+    """One answer's score in this process; errors of the reward's own pass through."""
+    return asyncio.run(scored_by(reward, config, example.row, example.completion))
+
+
+async def scored_by(
+    reward: Any, config: StrictModel, row: Mapping[str, Any], completion: str
+) -> Score:
+    """One answer's score, whichever way the reward's file offers; with the seconds that it took."""
+    began = time.perf_counter()
+    if is_batched(reward):
+        (result,) = await _awaited(reward.score_many([row], [completion], config))
     else:
-        result = reward.score(example.row, example.completion, config)
-    if inspect.isawaitable(result):
-        result = asyncio.run(_awaited(result))
-    if hasattr(reward, "score_many"):
-        (result,) = result
+        result = await _awaited(reward.score(row, completion, config))
+    return in_seconds(result, time.perf_counter() - began)
+
+
+def is_batched(reward: Any) -> bool:
+    """Whether a reward's file takes whole batches."""
+    return hasattr(reward, "score_many")
+
+
+def in_seconds(result: object, seconds: float) -> Score:
+    """What a reward returned, held to being a Score. Raises RewardBroken, also one returned."""
     if isinstance(result, RewardBroken):
         raise result
-    return checked(result)
+    return replace(checked(result), seconds=seconds)
 
 
 async def _awaited(result: Any) -> Any:
-    return await result
+    return await result if inspect.isawaitable(result) else result
 
 
 def _finite(what: str, number: object) -> float:

@@ -1,8 +1,8 @@
 """What goes over the pipes between a RewardPool and its children.
 
 A frame is the length of a pickle (4 bytes, big endian) and the pickle. Requests are a Setup, then
-lists of (row, completion). Replies are None (or what went wrong) to the Setup, then one per answer:
-(value, passed, parts) or Broken.
+lists of (row, completion). Replies are a Ready (or what went wrong, as text) to the Setup, then one
+per answer, in order: the fields of a Score, or Broken.
 """
 
 from __future__ import annotations
@@ -20,6 +20,15 @@ class Setup(NamedTuple):
     name: str  # of the reward, absolute where it is a file
     settings: dict[str, Any]
     timeout_s: float
+    memory_mb: int
+
+
+class Ready(NamedTuple):
+    """The reward is loaded. `together`: its answers are scored side by side, so that where one
+    hangs it is not known which.
+    """
+
+    together: bool
 
 
 class Broken(NamedTuple):

@@ -27,10 +27,13 @@ from typing import Any
 
 from posttrain.config.plugins import is_file_name
 from posttrain.errors import PosttrainError, RewardBroken
-from posttrain.reward.wire import HEADER, Broken, Setup, frame
+from posttrain.reward.wire import HEADER, Broken, Ready, Setup, frame
 from posttrain.types import Score
 
 START_TIMEOUT_S = 60.0
+MEMORY_MB = 4096  # address space of a child
+MOST_TOGETHER = 256  # answers that a reward is given at once, where it scores them side by side
+GRACE_S = 2.0
 _RETRIES = 1
 
 Outcome = Score | RewardBroken
@@ -39,16 +42,22 @@ Outcome = Score | RewardBroken
 class RewardPool:
     """Scores answers with one reward, in `workers` killable processes.
 
-    `name` and `settings` are those of the reward plug-in; `timeout_s` is the limit for one answer.
-    Children start on first use. Not for use by several threads at once. Close it, or use `with`.
+    `name` and `settings` are those of the reward plug-in; `timeout_s` is the limit for one answer,
+    `memory_mb` that of a process. Children start on first use. Not for use by several threads at
+    once. Close it, or use `with`.
     """
 
     def __init__(
-        self, name: str, settings: Mapping[str, Any], timeout_s: float, workers: int = 1
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        timeout_s: float,
+        workers: int = 1,
+        memory_mb: int = MEMORY_MB,
     ) -> None:
         if is_file_name(name):
             name = os.path.abspath(os.path.expanduser(name))
-        setup = Setup(name, dict(settings), timeout_s)
+        setup = Setup(name, dict(settings), timeout_s, memory_mb)
         self._children = [_Child(setup) for _ in range(workers)]
         self._threads = ThreadPoolExecutor(workers, "reward") if workers > 1 else None
 
@@ -91,6 +100,7 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._requests = self._results = -1
         self._buffer = bytearray()
+        self._together = self._suspicious = False
         self._lock = threading.Lock()
 
     def score(self, tasks: list[tuple[dict[str, Any], str]]) -> list[Outcome]:
@@ -99,7 +109,12 @@ class _Child:
         with self._lock:
             while waiting := [i for i, outcome in enumerate(outcomes) if _again(outcome, tries[i])]:
                 self._start()
+                if self._suspicious:  # answers scored side by side: which one hangs shows alone
+                    waiting = waiting[:1]
+                elif self._together:
+                    waiting = waiting[:MOST_TOGETHER]
                 self._run(tasks, waiting, outcomes, tries)
+            self._suspicious = False
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _run(
@@ -109,14 +124,22 @@ class _Child:
         outcomes: list[Outcome | None],
         tries: list[int],
     ) -> None:
-        """One batch: every answer in `waiting` gets an outcome, or those up to one that hangs."""
+        """One batch: every answer in `waiting` gets an outcome, or those up to one that hangs. Of
+        several that are scored side by side none is blamed: they are suspicious, and tried alone.
+        """
         current = waiting[0]
         try:
             self._write(frame([tasks[i] for i in waiting]))
+            # Answers that wait side by side are ended by the child itself.
+            limit_s = self._setup.timeout_s + (GRACE_S if self._together else 0.0)
             for current in waiting:
-                outcomes[current] = _outcome(self._receive(self._setup.timeout_s))
+                outcomes[current] = _outcome(self._receive(limit_s))
                 tries[current] += 1
         except _Hung as hung:
+            if self._together and len(waiting) > 1:
+                self._suspicious = True
+                self.stop()
+                return
             outcomes[current] = RewardBroken(
                 str(hung), help="see the verifier's file, or timeout_s"
             )
@@ -143,14 +166,16 @@ class _Child:
                 os.close(end)
         try:
             self._write(frame(self._setup))
-            trouble = self._receive(START_TIMEOUT_S)
+            reply = self._receive(START_TIMEOUT_S)
         except _Hung as hung:
-            trouble = str(hung)
-        if trouble is not None:
+            reply = str(hung)
+        if isinstance(reply, Ready):
+            self._together = reply.together
+        else:
             self.stop()
             raise RewardBroken(
-                f"reward `{self._setup.name}` cannot be used: {trouble}",
-                help="`posttrain check` loads it and scores its gold examples",
+                f"reward `{self._setup.name}` cannot be used: {reply}",
+                help="`posttrain check` loads it and scores its examples",
             )
 
     def _write(self, content: bytes) -> None:

@@ -36,6 +36,7 @@ class OnlineJob:
     algorithm: PluginRef
     reward: PluginRef
     reward_timeout_s: float
+    reward_memory_mb: int
     reward_scale: float
     prompts: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]

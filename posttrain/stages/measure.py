@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.pipeline import Cluster, Suite, TaskSpec
-from posttrain.config.plugins import source_fingerprint
+from posttrain.config.plugins import labelled, source_fingerprint
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.ports import EngineSpec
 from posttrain.reward.worker import RewardPool
@@ -90,6 +90,7 @@ def _task_asks(spec: TaskSpec) -> dict[str, Any]:
     asks = spec.model_dump(exclude={"data": {"path", "name", "split", "revision"}})
     if spec.reward is not None:
         asks["reward_source"] = source_fingerprint(spec.reward.name)
+        asks["reward"]["settings"] = labelled(spec.reward.settings)
     return asks
 
 

@@ -44,6 +44,7 @@ def run(
         algorithm=algorithm,
         reward=reward,
         reward_timeout_s=stage.reward.timeout_s,
+        reward_memory_mb=stage.reward.memory_mb,
         reward_scale=stage.reward.scale,
         prompts=tuple(prompts),
         heldout=tuple(heldout),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -148,12 +148,29 @@ def _few(request: PreflightRequest) -> dict[str, Any]:
 
 
 def _look_at_reward(request: PreflightRequest) -> None:
-    """A reward must give its own examples the scores that it says they have."""
+    """A reward, and each part of one that is made of others, must give its own examples the scores
+    that it says they have.
+    """
+    assert request.reward is not None
+    for reward in with_parts(request.reward):
+        _look_at_one_reward(reward)
+
+
+def with_parts(reward: PluginRef) -> Iterator[PluginRef]:
+    """The reward itself, then whatever it is made of."""
+    from posttrain.config.plugin import nested_plugins
+    from posttrain.config.plugins import load_plugin, plugin_config
+
+    yield reward
+    module = load_plugin(reward.kind, reward.name, reward.base_dir)
+    for _, part in nested_plugins(plugin_config(module, reward.settings)):
+        yield from with_parts(replace(reward, name=part.name, settings=part.settings))
+
+
+def _look_at_one_reward(reward: PluginRef) -> None:
     from posttrain.config.plugins import load_plugin, plugin_config
     from posttrain.reward.protocol import failed_gold
 
-    reward = request.reward
-    assert reward is not None
     module = load_plugin(reward.kind, reward.name, reward.base_dir)
     failures = failed_gold(module, plugin_config(module, reward.settings))
     if failures:

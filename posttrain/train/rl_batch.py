@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.types import Rollout, TrainBatch
+from posttrain.types import JUDGE_PART, Rollout, TrainBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ def batch_metrics(
         "age/multi_version_share": _multi_version_share(flat.rollouts),
         "age/wait_s": batch.waited_s,
     }
+    metrics |= _by_source(batch, rewards_GK, passed_GK) | _part_metrics(batch)
     if compares_answers:
         metrics |= {
             "groups/no_signal_share": _no_signal_share(flat),
@@ -134,6 +135,36 @@ def batch_metrics(
     for age in range(int(metrics["age/versions/max"]) + 1 if ages_T.numel() else 0):
         metrics[f"age/share/{age}"] = float((ages_T == age).float().mean())
     return metrics
+
+
+def _by_source(batch: TrainBatch, rewards_GK: Tensor, passed_GK: Tensor) -> dict[str, float]:
+    """Of each source of prompts, where there are several."""
+    sources = [scored.group.prompt.source for scored in batch.groups]
+    metrics: dict[str, float] = {}
+    for source in sorted(set(sources)) if len(set(sources)) > 1 else ():
+        of_source_G = torch.tensor([each == source for each in sources])
+        metrics[f"reward/{source}/mean"] = float(rewards_GK[of_source_G].mean())
+        metrics[f"reward/{source}/pass_share"] = float(passed_GK[of_source_G].float().mean())
+    return metrics
+
+
+def _part_metrics(batch: TrainBatch) -> dict[str, float]:
+    """Means of what scores are made of, over the answers that have it; of judges, the share of
+    answers that violate them.
+    """
+    values: dict[str, list[float]] = {}
+    for scored in batch.groups:
+        for score in scored.scores:
+            for name, value in score.parts.items():
+                values.setdefault(name, []).append(value)
+    return {
+        (f"{name}/violated_share" if name.startswith(JUDGE_PART) else f"reward/parts/{name}"): (
+            sum(value < 1.0 for value in found) / len(found)
+            if name.startswith(JUDGE_PART)
+            else sum(found) / len(found)
+        )
+        for name, found in sorted(values.items())
+    }
 
 
 def _no_signal_share(flat: FlatBatch) -> float:

@@ -56,6 +56,7 @@ def _row(step: int, scored: ScoredGroup, rollout: Rollout, score: Score) -> dict
         "score": score.value,
         "passed": score.passed,
         "parts": json.dumps(dict(score.parts)),
+        "reason": score.reason,
         "tokens": len(rollout.token_ids),
         "cut": rollout.finish == "length",
         "version_from": versions[0],

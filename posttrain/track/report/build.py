@@ -29,6 +29,7 @@ from posttrain.track.report.graph import graph_drawing
 from posttrain.track.report.headline import headline
 from posttrain.track.report.health import health
 from posttrain.track.report.lineage import environment, lineage
+from posttrain.track.report.rewards import reward_rows
 from posttrain.track.report.sample_pairs import before_and_after, stage_samples
 from posttrain.track.report.timeline import stage_timelines
 from posttrain.track.run_view import read_run
@@ -102,6 +103,7 @@ def _sections(view: RunView) -> dict[str, Any]:
         "timelines": timelines,
         "pairs": before_and_after(view),
         "samples": stage_samples(view),
+        "rewards": reward_rows(view),
         "health": health(view),
         "lineage": lineage(view),
         "environment": environment(view),

@@ -83,6 +83,8 @@ def _row(stage: StageView) -> HealthRow:
         if name == "groups/dropped" or name.startswith("groups/dropped/")
     }
     lost, twice = _total(stage, "ops/rollouts_lost"), _total(stage, "ops/trained_twice")
+    if len(dropped) > 1:  # by source: the total says no more
+        dropped.pop("", None)
     limit = StageFacts.from_config(stage.config).logprob_gap_limit
     restarts, retries = num_restarts(stage), _total(stage, "ops/retries")
     named = ", ".join(f"{source} {count:.0f}".strip() for source, count in dropped.items() if count)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from posttrain.config.pipeline import Cluster, DataSpec, Plugin, Suite, TaskSpec
+from posttrain.config.pipeline import Cluster, DataSpec, Suite, TaskSpec
+from posttrain.config.plugin import RewardPlugin
 from posttrain.errors import RewardBroken
 from posttrain.stages import statistics
 from posttrain.stages.measure import (
@@ -57,7 +58,7 @@ def test_a_fingerprint_is_twelve_hex_digits_and_the_same_every_time():
 
 
 OWN_TASK = TaskSpec(
-    data=DataSpec(path="microworld/copy", split="test"), reward=Plugin(name="skill")
+    data=DataSpec(path="microworld/copy", split="test"), reward=RewardPlugin(name="skill")
 )
 
 

@@ -1,0 +1,61 @@
+"""The weighted sum of several rewards.
+
+    reward:
+      combine: weighted
+      parts:
+        correct: {reward: math}
+        short: {reward: {name: overlong, high: 400}, weight: 0.5}
+
+An answer passes where every part that has an opinion of right and wrong passes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from posttrain.config.plugin import RewardPlugin
+from posttrain.config.strict import StrictModel
+from posttrain.reward.parts import scored
+from posttrain.reward.protocol import Example
+from posttrain.types import Score
+
+
+class Part(StrictModel):
+    """One reward and what it counts."""
+
+    reward: RewardPlugin
+    """The reward."""
+    weight: float = 1.0
+    """What its value is multiplied with; negative turns it into a penalty."""
+
+
+class Config(StrictModel):
+    """The parts by name."""
+
+    parts: dict[str, Part] = Field(default_factory=dict)
+    """Each part's reward and weight."""
+
+
+async def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
+    """The sum; each part's own value stands in the parts."""
+    scores = {
+        name: await scored(part.reward, row, completion) for name, part in config.parts.items()
+    }
+    value = sum(config.parts[name].weight * each.value for name, each in scores.items())
+    opinions = [each.passed for each in scores.values() if each.passed is not None]
+    reasons = [f"{name}: {each.reason}" for name, each in scores.items() if each.reason]
+    parts = {inner: v for each in scores.values() for inner, v in each.parts.items()}
+    parts |= {name: each.value for name, each in scores.items()}
+    return Score(value, all(opinions) if opinions else None, parts, "; ".join(reasons))
+
+
+def gold(config: Config) -> Sequence[Example]:
+    """None of its own: its parts prove themselves."""
+    return []
+
+
+def bad(config: Config) -> Sequence[Example]:
+    return []
