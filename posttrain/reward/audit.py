@@ -120,7 +120,7 @@ def _probes(
 ) -> list[tuple[str, list[Example]]]:
     """Answers that say nothing, by name; each is asked of every row."""
     prompts = [(row, _first_text(row, PROMPT_COLUMNS)) for row in rows]
-    hidden = [(dict(example.row), example.completion) for example in gold]
+    hidden: list[tuple[Mapping[str, Any], str]] = [(e.row, e.completion) for e in gold]
     hidden += [(row, text) for row in rows if (text := _first_text(row, ANSWER_COLUMNS))]
     probes = [
         ("empty", [Example(row, "") for row in rows]),
