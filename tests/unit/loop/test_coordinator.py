@@ -138,7 +138,8 @@ def test_work_of_a_dead_engine_goes_to_another():
         hands = [Hand("0", lambda work, sample: 0.05), Hand("1")]
         async with Stage(hands=hands) as stage:
             training = asyncio.create_task(stage.train())
-            await asyncio.sleep(0.02)
+            while not hands[0].held:  # it has work that it has not finished
+                await asyncio.sleep(0.001)
             await hands[0].die()
             await stage.loop.engine_died("0", EngineFailed("its process died"))
             return await training, stage.events

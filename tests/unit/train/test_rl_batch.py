@@ -75,8 +75,28 @@ def test_every_metric_of_a_batch(hand_made_batch):
             "age/share/2": 4 / 16,
             "age/multi_version_share": 1 / 9,
             "age/wait_s": 0.5,
+            "reward/parts/format": 1.0,  # of the answers that have this part
         }
     )
+
+
+def test_sources_and_judges_are_told_apart(hand_made_batch):
+    """Of three prompts two come from one source; one of its answers violates a judge."""
+    sources, parts = ("sums", "words", "sums"), ({"judge/short": 1.0}, {}, {"judge/short": 0.0})
+    groups = tuple(
+        replace(
+            scored,
+            group=replace(scored.group, prompt=replace(scored.group.prompt, source=source)),
+            scores=(replace(scored.scores[0], parts=part), *scored.scores[1:]),
+        )
+        for scored, source, part in zip(hand_made_batch.groups, sources, parts, strict=True)
+    )
+    batch = replace(hand_made_batch, groups=groups)
+    metrics = batch_metrics(batch, flatten(batch))
+    values = [[score.value for score in scored.scores] for scored in groups]
+    assert metrics["reward/sums/mean"] == pytest.approx(sum(values[0] + values[2]) / 6)
+    assert metrics["reward/words/mean"] == pytest.approx(sum(values[1]) / 3)
+    assert metrics["judge/short/violated_share"] == 0.5
 
 
 def test_without_an_opinion_a_value_of_one_is_right(hand_made_batch):
