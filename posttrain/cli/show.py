@@ -26,8 +26,8 @@ def show(
         bool, typer.Option("--scores", help="The reward's own examples and what it gives them.")
     ] = False,
 ) -> int:
-    """Print a stage's first rows: what is given is dim, what is trained is green and in [brackets]
-    where colours are off."""
+    """Print a stage's first rows, of a mixture those of each part: what is given is dim, what is
+    trained is green and in [brackets] where colours are off."""
     from posttrain.cli.plan_only import plan_without_run
     from posttrain.config.pipeline import OnlineRlStage, SftStage
 
@@ -51,16 +51,19 @@ def show(
 
 def _print_rows(plan: RunPlan, stage: str, data: DataSpec, count: int) -> None:
     from posttrain.model.chat import render_prompt, show_row
-    from posttrain.prompts.sources import read_source
+    from posttrain.prompts.sources import read_data
 
     tokenizer = _tokenizer(plan, stage)
     seed = plan[stage].seed
-    for number, row in islice(read_source(data, seed=seed, needs=("prompt",)), count):
-        if "completion" in row or "messages" in row:
-            shown = [(token.text, token.trained) for token in show_row(row, tokenizer)]
-        else:
-            shown = [(render_prompt(row, tokenizer).text, False)]
-        _print_row(f"{data.path}:{number}", shown)
+    for name in data.parts:
+        only = data.model_copy(update={"mix": {name: data.mix[name]}}) if data.mix else data
+        for each in islice(read_data(only, seed=seed, needs=("prompt",)), count):
+            if "completion" in each.row or "messages" in each.row:
+                shown = [(token.text, token.trained) for token in show_row(each.row, tokenizer)]
+            else:
+                shown = [(render_prompt(each.row, tokenizer).text, False)]
+            part = f"{name}  " if data.mix else ""
+            _print_row(f"{part}{each.data.path}:{each.number}", shown)
 
 
 def _print_row(place: str, tokens: list[tuple[str, bool]]) -> None:

@@ -26,12 +26,13 @@ SHORT_FORMS = {
 """`data: x` is short for `data: {path: x}`, and so on, in stages and in tasks."""
 
 EXCLUSIVE = {
-    "steps": "epochs",
-    "epochs": "steps",
-    "path": "from_scratch",
-    "from_scratch": "path",
+    "steps": ("epochs",),
+    "epochs": ("steps",),
+    "path": ("from_scratch", "mix"),
+    "from_scratch": ("path",),
+    "mix": ("path",),
 }
-"""Keys that say the same thing in two ways: the one set last takes the place of the other."""
+"""Keys that say the same thing in two ways: the one set last takes the place of the others."""
 
 PLUGIN_KINDS = {"algorithm": "algorithm", "reward": "reward", "method": "averaging"}
 """Which sort of plug-in stands behind a key."""

@@ -123,7 +123,8 @@ def _set(raw: dict[str, Any], override: Override) -> Problem | None:
             return _problem("override-path", message, help)
         here = below
     if isinstance(here, dict):
-        here.pop(EXCLUSIVE.get(leaf), None)
+        for other in EXCLUSIVE.get(leaf, ()):
+            here.pop(other, None)
         here[leaf] = override.value
     elif leaf.isdigit() and int(leaf) < len(here):
         here[int(leaf)] = override.value

@@ -90,6 +90,8 @@ def _of_block(block: dict[str, Any], prefix: str) -> Iterator[tuple[dict[str, An
     data = block.get("data")
     if isinstance(data, dict):
         yield from _present(data, "path", join(prefix, "data"))
+        for name, part in _blocks(data.get("mix")):
+            yield from _present(part, "path", join(prefix, "data", "mix", name))
     algorithm = block.get("algorithm")
     if isinstance(algorithm, dict) and is_folder(str(algorithm.get("critic", ""))):
         yield algorithm, "critic", join(prefix, "algorithm", "critic")

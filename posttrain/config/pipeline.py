@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from posttrain.config.data import Data, DataSpec
 from posttrain.config.lora import Lora
 from posttrain.config.plugin import Plugin, RewardPlugin
 from posttrain.config.strict import Contradiction, StrictModel
@@ -18,32 +19,6 @@ from posttrain.config.strict import Contradiction, StrictModel
 def _short(key: str) -> BeforeValidator:
     """`data: x` is short for `data: {path: x}`; `key` says which field the bare value fills."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
-
-
-class DataSpec(StrictModel):
-    """Rows for a stage: made by the micro world, read from a file, or from a hub."""
-
-    path: str
-    """`microworld/NAME`, a .jsonl, .jsonl.gz, .parquet or .csv file, a folder, or a hub name."""
-    name: str | None = None
-    """Configuration of a hub data set (`main` of openai/gsm8k)."""
-    split: str = "train"
-    """Split of a hub data set or of a micro-world source; ignored for files."""
-    revision: str | None = None
-    """Commit or tag of a hub data set; the newest where not given."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Our column name: the name in the file, e.g. {prompt: question, completion: answer}."""
-    too_long: Literal["refuse", "drop"] = "refuse"
-    """What to do with rows that do not fit the model's context: stop, or leave out and count."""
-    bad_rows: Literal["refuse", "skip"] = "refuse"
-    """What to do with rows that do not parse: stop, or leave out and count."""
-    take: int | None = Field(default=None, gt=0)
-    """Only the first so many rows."""
-    flip_labels: float = Field(default=0.0, ge=0.0, le=0.5)
-    """Micro-world preferences only: the share of comparisons with the wrong winner."""
-
-
-Data = Annotated[DataSpec, _short("path")]
 
 
 class TaskSpec(StrictModel):
@@ -55,6 +30,13 @@ class TaskSpec(StrictModel):
     """The verifier that says right or wrong; none means perplexity of the column `text`."""
     max_new_tokens: int = Field(default=64, gt=0)
     """Longest answer that is waited for."""
+
+    @field_validator("data")
+    @classmethod
+    def _of_one_data_set(cls, data: DataSpec) -> DataSpec:
+        if data.mix:
+            raise Contradiction("a task asks one data set", "a task for each part of `mix`")
+        return data
 
 
 class Suite(StrictModel):

@@ -47,6 +47,13 @@ def expand_short_forms(block: dict[str, Any], prefix: str, places: Places) -> No
             for setting in settings:
                 written = places.of(join(prefix, key, "settings", setting))
                 places.by_key[join(prefix, key, setting)] = written
+    data = block.get("data")
+    parts = data.get("mix") if isinstance(data, dict) else None
+    for part, value in parts.items() if isinstance(parts, dict) else ():
+        if isinstance(value, str) and "${" not in value:
+            parts[part] = {"path": value}
+            written = places.of(join(prefix, "data", "mix", part))
+            places.by_key[join(prefix, "data", "mix", part, "path")] = written
 
 
 @dataclass(slots=True)
@@ -135,14 +142,22 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     Where `above` names another plug-in, data set or suite than `below`, nothing of that is kept:
     the settings of ppo mean nothing to grpo.
     """
-    replaced = {EXCLUSIVE[key] for key in above if key in EXCLUSIVE}
+    replaced = {other for key in above for other in EXCLUSIVE.get(key, ())}
     merged = {key: value for key, value in below.items() if key not in replaced}
     for key, value in above.items():
         under = merged.get(key)
         if not (isinstance(value, Mapping) and isinstance(under, Mapping)):
             merged[key] = value
             continue
-        name = SHORT_FORMS.get(key, "max")
-        other = name != "max" and name in value and value[name] != under.get(name, value[name])
-        merged[key] = dict(value) if other else merge(under, value)
+        merged[key] = dict(value) if _is_another(key, value, under) else merge(under, value)
     return merged
+
+
+def _is_another(key: str, above: Mapping[str, Any], below: Mapping[str, Any]) -> bool:
+    """Whether two blocks under a key are about different things, by their names."""
+    name = SHORT_FORMS.get(key, "max")
+    if name == "max":
+        return False
+    if ("mix" in above and name in below) or (name in above and "mix" in below):
+        return True  # a mixture over a data set, or the other way round
+    return name in above and above[name] != below.get(name, above[name])

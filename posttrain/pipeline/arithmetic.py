@@ -64,7 +64,7 @@ def _sft(stage: SftStage, rows: int | None) -> str:
     epochs = stage.epochs or 1
     passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
     if rows is None:
-        return f"{per_step}; {passes} of {stage.data.path}"
+        return f"{per_step}; {passes} of {stage.data.shown}"
     trained = max(rows - stage.holdout_rows, 0)
     steps = math.ceil(trained * epochs / batch)
     held_out = f" ({number(stage.holdout_rows)} held out)" if stage.holdout_rows else ""

@@ -42,16 +42,27 @@ class DataChecker:
     def check(
         self, data: DataSpec, key: str, needs: Sequence[str], where: str, stage: str = ""
     ) -> list[Problem]:
-        """Problems of the data set at the dotted key, placed there. `where` says who reads it."""
+        """Problems of the data at the dotted key, placed there. `where` says who reads it."""
+        problems: list[Problem] = []
+        rows: list[int | None] = []
+        prompts: list[int | None] = []
+        for name, part in data.parts.items():
+            seen = self._seen_of(part, needs)
+            rows.append(min(seen.rows, part.take) if seen.rows and part.take else seen.rows)
+            prompts.append(seen.prompts)
+            of_part = (f"{key}.mix.{name}", f"{where[:-1]}, {name})") if data.mix else (key, where)
+            problems += [self._placed(problem, *of_part) for problem in seen.problems]
+        if stage and None not in rows:
+            self.rows_by_stage[stage] = sum(filter(None, rows))
+        if stage and None not in prompts:  # prompts of two parts are seldom the same
+            self.prompts_by_stage[stage] = sum(filter(None, prompts))
+        return problems
+
+    def _seen_of(self, data: DataSpec, needs: Sequence[str]) -> _Seen:
         cached = (data.model_dump_json(), tuple(needs))
         if cached not in self._seen:
             self._seen[cached] = self._look(data, needs)
-        seen = self._seen[cached]
-        if seen.rows is not None and stage:
-            self.rows_by_stage[stage] = min(seen.rows, data.take) if data.take else seen.rows
-        if seen.prompts is not None and stage:
-            self.prompts_by_stage[stage] = seen.prompts
-        return [self._placed(problem, key, where) for problem in seen.problems]
+        return self._seen[cached]
 
     def _look(self, data: DataSpec, needs: Sequence[str]) -> _Seen:
         if data.path.startswith("microworld/"):

@@ -32,8 +32,9 @@ UNCOUNTED = (
 )
 """Dotted keys of a stage that are outside its identity."""
 
-BY_CONTENT = ("path", "data.path", "data.name", "data.split", "data.revision", "suite")
-"""Dotted keys that say where something lies: a fingerprint of what lies there counts instead."""
+BY_CONTENT = ("path", "data.path", "data.name", "data.split", "data.revision", "data.mix", "suite")
+"""Dotted keys that say where something lies: a fingerprint of what lies there counts instead, and
+of the parts of a mixture their names, their order and what else each says."""
 
 INPUTS = ("model", "models", "pre", "post")
 """Keys that name stages: the identity of the stage counts in place of its name."""
@@ -69,6 +70,9 @@ def identity(
         config["content"] = model_fingerprint(stage.path)
     if isinstance(stage, ModelStage) and Path(stage.chat_template or "").is_file():
         config["chat_template"] = plugin_label(str(stage.chat_template))
+    mix = (config.get("data") or {}).get("mix")
+    if mix:  # only then: identities of other stages stay what they were
+        data_fingerprints = [*data_fingerprints, json.dumps(_parts_without_places(mix))]
     counted = _without(config, (*UNCOUNTED, *BY_CONTENT, "seed")) | {
         "data_fingerprints": list(data_fingerprints),
         "suite_fingerprint": suite_fingerprint,
@@ -77,6 +81,12 @@ def identity(
     }
     canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _parts_without_places(mix: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, what counts beside the content), in order: rows are read part after part."""
+    below = tuple(key.removeprefix("data.") for key in BY_CONTENT if key.startswith("data."))
+    return [(name, _without(part, below)) for name, part in mix.items()]
 
 
 def _with_content(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -106,6 +116,9 @@ def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
+    orders = [list((config.get("data") or {}).get("mix") or {}) for config in (old, new)]
+    if not parts and orders[0] != orders[1]:
+        parts = [f"data.mix {', '.join(orders[0])} → {', '.join(orders[1])}"]
     more = [f"{len(parts) - 3} more"] if len(parts) > 3 else []
     return ", ".join(parts[:3] + more)
 

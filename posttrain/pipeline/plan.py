@@ -170,14 +170,17 @@ def _plugins(stage: StageBase, base_dir: Path | str) -> dict[str, PluginRef]:
 
 def _fingerprints(stage: StageBase) -> list[str]:
     if isinstance(stage, SftStage | OnlineRlStage):
-        return [data_fingerprint(stage.data)]
+        return [data_fingerprint(part) for part in stage.data.parts.values()]
     return []
 
 
 def _data(stage: StageBase, fingerprints: list[str]) -> tuple[Mapping[str, str], ...]:
     if not isinstance(stage, SftStage | OnlineRlStage):
         return ()
-    return ({"path": stage.data.path, "fingerprint": fingerprints[0]},)
+    return tuple(
+        {"path": part.path, "fingerprint": fingerprint}
+        for part, fingerprint in zip(stage.data.parts.values(), fingerprints, strict=True)
+    )
 
 
 def _stage_suite(stage: StageBase, pipeline: Pipeline) -> Suite | None:

@@ -19,6 +19,7 @@ from posttrain.config.paths import DATA_SUFFIXES, looks_like_a_file, neighbour
 from posttrain.config.pipeline import DataSpec
 from posttrain.config.suggest import did_you_mean
 from posttrain.errors import InputError, Problem
+from posttrain.prompts.columns import theirs, value_of
 from posttrain.prompts.faults import column_help, meets, row_fault
 from posttrain.prompts.formats import CUT, Fault, raw_rows
 
@@ -82,7 +83,11 @@ class RowReader:
         if isinstance(row, Fault):
             return row
         columns = self._spec.columns
-        named = row | {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
+        named = row | {
+            ours: value_of(column, row)
+            for ours, column in columns.items()
+            if all(each in row for each in theirs(column))
+        }
         if self.rows == self.skipped == 0:
             self._check_columns(shown, line, row, named)
         fault = row_fault(named, self._needs)
@@ -92,10 +97,11 @@ class RowReader:
         self, shown: str, line: int, row: Mapping[str, Any], named: Mapping[str, Any]
     ) -> None:
         has = ", ".join(row) or "nothing"
-        for ours, theirs in self._spec.columns.items():
-            if theirs not in row:
-                message = f"no column `{theirs}` (data.columns.{ours}); has {has}"
-                help = did_you_mean(theirs, row, "columns:")
+        wanted = [(ours, each) for ours, c in self._spec.columns.items() for each in theirs(c)]
+        for ours, each in wanted:
+            if each not in row:
+                message = f"no column `{each}` (data.columns.{ours}); has {has}"
+                help = did_you_mean(each, row, "columns:")
                 raise InputError(Problem("missing-column", message, self._where, shown, line, help))
         if not meets(named, self._needs):
             message = f"needs {', '.join(self._needs)}; has {has}"

@@ -1,8 +1,9 @@
-"""Rows of a data set, wherever they come from: the micro world, a file, or a hub."""
+"""Rows of the data of a stage: data sets of the micro world, of files and hubs, and mixtures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -13,10 +14,37 @@ from posttrain.prompts.rows import read_rows
 MICROWORLD = "microworld/"
 
 
+@dataclass(frozen=True, slots=True)
+class DataRow:
+    """A row, and where it stands: `DataRow("gsm8k", train, 17, {"prompt": ...})` is line 17."""
+
+    part: str  # its name in the mixture; the path of data that is none
+    data: DataSpec  # of the part
+    number: int
+    row: dict[str, Any]  # with our column names
+
+    @property
+    def source(self) -> str:
+        """What counts and rewards tell it apart by: its column `source`, or else its part."""
+        named = self.row.get("source")
+        return named if isinstance(named, str) and named else self.part
+
+
+def read_data(data: DataSpec, *, seed: int, needs: Sequence[str]) -> Iterator[DataRow]:
+    """Every row of every part, part after part; see `read_source`.
+
+    In a mixture the column `source` is the name of the part, also where the part has such a column
+    itself: names chosen here cannot clash, and those of two files may.
+    """
+    for name, part in data.parts.items():
+        for number, row in read_source(part, seed=seed, needs=needs):
+            yield DataRow(name, part, number, row | {"source": name} if data.mix else row)
+
+
 def read_source(
     spec: DataSpec, *, seed: int, needs: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, row) of every row, with our column names; numbers are line numbers in files.
+    """(number, row) of one data set, with our column names; numbers are line numbers in files.
 
     `needs` are the columns that each row must have. `seed` matters to the micro world only.
     Raises InputError for rows that do not parse or lack a column.

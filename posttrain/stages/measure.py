@@ -87,7 +87,7 @@ def suite_fingerprint(suite: Suite, data_fingerprints: Mapping[str, str]) -> str
 
 def _task_asks(spec: TaskSpec) -> dict[str, Any]:
     """A task without the place of its data, and with the content of a reward file of the user's."""
-    asks = spec.model_dump(exclude={"data": {"path", "name", "split", "revision"}})
+    asks = spec.model_dump(exclude={"data": {"path", "name", "split", "revision", "mix"}})
     if spec.reward is not None:
         asks["reward_source"] = source_fingerprint(spec.reward.name)
         asks["reward"]["settings"] = labelled(spec.reward.settings)

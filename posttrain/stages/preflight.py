@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from posttrain.config.document import Places
-from posttrain.config.pipeline import OnlineRlStage, Suite
+from posttrain.config.pipeline import DataSpec, OnlineRlStage, Suite
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
@@ -117,7 +118,7 @@ def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     prompts = _rendered(folder, json.dumps(few), room)
     if request.online is None or request.places is None:
         return
-    seen_all = len(prompts) < few["take"] or request.online.data.take == few["take"]
+    seen_all = _seen_all(prompts, request.online.data, DataSpec.model_validate(few))
     different = len({prompt.token_ids for prompt in prompts}) if seen_all else None
     longest = max(len(prompt.token_ids) for prompt in prompts)
     problems = check_step(request.stage, request.online, different, longest, request.places)
@@ -143,8 +144,26 @@ def _look_at_suite(request: PreflightRequest, folder: str) -> None:
 
 
 def _few(request: PreflightRequest) -> dict[str, Any]:
+    """The data with fewer rows of each part, ROWS_TRIED in all."""
     data = dict(request.data or {})
-    return data | {"take": min(data.get("take") or ROWS_TRIED, ROWS_TRIED)}
+    parts = data.get("mix") or {}
+    most = ROWS_TRIED // max(1, len(parts))
+    if parts:
+        return data | {"mix": {name: _first(part, most) for name, part in parts.items()}}
+    return _first(data, most)
+
+
+def _first(data: Mapping[str, Any], most: int) -> dict[str, Any]:
+    return dict(data) | {"take": min(data.get("take") or most, most)}
+
+
+def _seen_all(prompts: Sequence[Prompt], data: DataSpec, few: DataSpec) -> bool:
+    """Whether looking at `few` was looking at everything."""
+    seen = Counter(prompt.id.rpartition("/")[0] for prompt in prompts)
+    return all(
+        part.take == data.parts[name].take or seen[name] < (part.take or 0)
+        for name, part in few.parts.items()
+    )
 
 
 def _look_at_reward(request: PreflightRequest) -> None:

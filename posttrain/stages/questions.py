@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.config.pipeline import DataSpec
 from posttrain.errors import InputError, Problem
 from posttrain.types import Prompt
+
+if TYPE_CHECKING:
+    from posttrain.prompts.sources import DataRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +33,31 @@ def render_prompts(
     """
     from posttrain.model.chat import render_prompt
     from posttrain.model.load import load_tokenizer
-    from posttrain.prompts.sources import read_source
+    from posttrain.prompts.sources import read_data
 
     spec = DataSpec.model_validate(dict(data))
     tokenizer = load_tokenizer(model_path)
     prompts: list[Prompt] = []
-    too_long: list[tuple[int, int]] = []
-    for number, row in read_source(spec, seed=seed, needs=("prompt",)):
-        rendered = render_prompt(row, tokenizer)
-        if len(rendered.token_ids) > max_prompt_tokens:
-            too_long.append((number, len(rendered.token_ids)))
+    too_long: list[tuple[DataRow, int]] = []
+    times: Counter[str] = Counter()
+    for each in read_data(spec, seed=seed, needs=("prompt",)):
+        rendered = render_prompt(each.row, tokenizer)
+        ids = tuple(rendered.token_ids)
+        if len(ids) > max_prompt_tokens:
+            too_long.append((each, len(ids)))
             continue
-        name = f"{spec.path}/{number}"
-        prompts.append(Prompt(name, spec.path, tuple(rendered.token_ids), rendered.text, row))
+        name = f"{each.part}/{each.number}"
+        times[name] += 1
+        if times[name] > 1:  # a folder's files each have a line of that number
+            name = f"{name}.{times[name]}"
+        prompts.append(Prompt(name, each.source, ids, rendered.text, each.row))
         if limit is not None and len(prompts) == limit:
             break
-    if too_long and spec.too_long == "refuse":
-        raise InputError(_too_long(spec, too_long, max_prompt_tokens))
+    refuse_too_long("prompt-too-long", too_long, f"{max_prompt_tokens} are left beside the answer")
     if not prompts:
         raise InputError(
             Problem(
-                "empty-data", "no prompt is left to ask", path=spec.path, help="shorter prompts"
+                "empty-data", "no prompt is left to ask", path=spec.shown, help="shorter prompts"
             )
         )
     return prompts
@@ -88,13 +96,19 @@ def cut(ids: Sequence[int], window_tokens: int) -> list[Window]:
     return [Window((piece[0],), tuple(piece[1:])) for piece in pieces if len(piece) > 1]
 
 
-def _too_long(spec: DataSpec, rows: list[tuple[int, int]], limit: int) -> Problem:
-    number, tokens = rows[0]
-    return Problem(
-        "prompt-too-long",
-        f"{tokens} tokens, {limit} are left beside the answer",
-        file=spec.path,
-        line=number,
-        help=f"{len(rows)} rows are too long; `data.too_long: drop` leaves them out and counts "
-        "them",
+def refuse_too_long(code: str, rows: Sequence[tuple[DataRow, int]], room: str) -> None:
+    """Raise InputError where a row (with its number of tokens) may not just be left out."""
+    refused = [(row, tokens) for row, tokens in rows if row.data.too_long == "refuse"]
+    if not refused:
+        return
+    row, tokens = refused[0]
+    raise InputError(
+        Problem(
+            code,
+            f"{tokens} tokens, {room}",
+            file=row.data.path,
+            line=row.number,
+            help=f"{len(refused)} rows are too long; `data.too_long: drop` leaves them out and "
+            "counts them",
+        )
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.config.pipeline import DataSpec
 from posttrain.errors import InputError, Problem
 from posttrain.stages.context import context_length
+from posttrain.stages.questions import refuse_too_long
 
 if TYPE_CHECKING:
     from posttrain.model.chat import RenderedRow
@@ -23,32 +24,21 @@ def render_rows(
     """
     from posttrain.model.chat import render, require_stops
     from posttrain.model.load import load_tokenizer
-    from posttrain.prompts.sources import read_source
+    from posttrain.prompts.sources import DataRow, read_data
 
     spec = DataSpec.model_validate(dict(data))
     tokenizer = load_tokenizer(model_path)
     limit = max_tokens or context_length(model_path)
     rows: list[RenderedRow] = []
-    too_long: list[tuple[int, int]] = []
-    for number, row in read_source(spec, seed=seed, needs=("prompt", "completion")):
-        rendered = render(row, tokenizer)
+    too_long: list[tuple[DataRow, int]] = []
+    for each in read_data(spec, seed=seed, needs=("prompt", "completion")):
+        rendered = render(each.row, tokenizer)
         if len(rendered.token_ids) > limit:
-            too_long.append((number, len(rendered.token_ids)))
+            too_long.append((each, len(rendered.token_ids)))
         else:
             rows.append(rendered)
-    if too_long and spec.too_long == "refuse":
-        number, tokens = too_long[0]
-        raise InputError(
-            Problem(
-                "row-too-long",
-                f"{tokens} tokens, {limit} fit",
-                file=spec.path,
-                line=number,
-                help=f"{len(too_long)} rows are too long; `data.too_long: drop` leaves them out "
-                "and counts them",
-            )
-        )
+    refuse_too_long("row-too-long", too_long, f"{limit} fit")
     if not rows:
-        raise InputError(Problem("empty-data", "no row is left to train on", file=spec.path))
+        raise InputError(Problem("empty-data", "no row is left to train on", file=spec.shown))
     require_stops(rows, tokenizer)
     return rows

@@ -110,8 +110,29 @@ def test_what_changes_no_number_does_not_count(key: str) -> None:
 
 
 def test_every_uncounted_key_has_a_case_above() -> None:
-    elsewhere = {"path", "suite"}  # of model and evaluate stages, below
+    elsewhere = {"path", "suite", "data.mix"}  # of other kinds of stages and mixtures, below
     assert {*UNCOUNTED, *BY_CONTENT} == {*UNCOUNTED_CHANGES, *elsewhere}
+
+
+def test_a_mixture_counts_by_content_names_order_and_settings() -> None:
+    def mixture(fingerprints: list[str], **parts: Any) -> str:
+        return of({"data": {"mix": parts}}, data_fingerprints=fingerprints)
+
+    same = mixture(["1", "2"], a="a.jsonl", b="b.jsonl")
+    assert mixture(["1", "2"], a="moved/a.jsonl", b={"path": "b.jsonl", "split": "x"}) == same
+    assert mixture(["1", "3"], a="a.jsonl", b="b.jsonl") != same
+    assert mixture(["2", "1"], b="b.jsonl", a="a.jsonl") != same
+    assert mixture(["1", "2"], a="a.jsonl", c="b.jsonl") != same
+    assert mixture(["1", "2"], a="a.jsonl", b={"path": "b.jsonl", "take": 9}) != same
+    assert of({"data": {"mix": {"a": "a.jsonl"}}}) != of({"data": "a.jsonl"})
+
+
+def test_a_change_of_a_mixture_is_put_into_words() -> None:
+    def data(**takes: int) -> dict[str, Any]:
+        return {"data": {"mix": {name: {"take": take} for name, take in takes.items()}}}
+
+    assert explain_change(data(a=1, b=2), data(a=1, b=3)) == "data.mix.b.take 2 → 3"
+    assert explain_change(data(a=1, b=2), data(b=2, a=1)) == "data.mix a, b → b, a"
 
 
 def test_names_of_inputs_do_not_count_but_their_roles_do() -> None:

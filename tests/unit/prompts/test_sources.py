@@ -4,7 +4,7 @@ import pytest
 
 from posttrain.config.pipeline import DataSpec
 from posttrain.errors import InputError
-from posttrain.prompts.sources import read_source
+from posttrain.prompts.sources import read_data, read_source
 
 
 def read(seed=0, needs=("prompt",), **spec):
@@ -92,3 +92,35 @@ def test_a_file_without_the_needed_column_is_said(rows_file):
     with pytest.raises(InputError) as caught:
         read(path=str(rows_file))
     assert caught.value.problems[0].code == "missing-column"
+
+
+def test_a_mixture_is_read_part_after_part_and_each_row_says_whose_it_is(rows_file):
+    columns = {"prompt": "question", "source": "answer"}
+    mixture = DataSpec.model_validate(
+        {
+            "mix": {
+                "second": {"path": str(rows_file), "columns": columns, "take": 2},
+                "first": {"path": "microworld/arithmetic", "take": 1},
+            }
+        }
+    )
+    rows = list(read_data(mixture, seed=0, needs=("prompt",)))
+    assert [(each.part, each.number, each.row["prompt"], each.source) for each in rows] == [
+        ("second", 1, "a", "second"),  # also where the file has a source of its own
+        ("second", 3, "b", "second"),
+        ("first", 1, "81+79=", "first"),
+    ]
+    assert [each.row["source"] for each in rows] == ["second", "second", "first"]
+    assert [each.data.path for each in rows] == [str(rows_file)] * 2 + ["microworld/arithmetic"]
+
+
+def test_one_data_set_has_the_source_of_its_rows_or_its_path(rows_file):
+    spec = {"path": str(rows_file), "columns": {"prompt": "question", "source": "answer"}}
+    rows = list(read_data(DataSpec(**spec), seed=0, needs=("prompt",)))
+    assert [(each.part, each.source) for each in rows] == [
+        (str(rows_file), "1"), (str(rows_file), "2"), (str(rows_file), "3"),
+    ]  # fmt: skip
+    spec["columns"] = {"prompt": "question"}
+    first = next(read_data(DataSpec(**spec), seed=0, needs=("prompt",)))
+    assert first.source == str(rows_file)
+    assert "source" not in first.row

@@ -1,0 +1,88 @@
+"""Where rows come from: one data set, or a mixture of several under names of their own."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from posttrain.config.strict import Contradiction, StrictModel
+
+_PART_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+
+_SHORT = BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value)
+"""`data: x` is short for `data: {path: x}`."""
+
+
+class DataSpec(StrictModel):
+    """Rows for a stage: made by the micro world, read from a file or a hub, or several of these."""
+
+    path: str = ""
+    """`microworld/NAME`, a .jsonl, .jsonl.gz, .parquet or .csv file, a folder, or a hub name."""
+    name: str | None = None
+    """Configuration of a hub data set (`main` of openai/gsm8k)."""
+    split: str = "train"
+    """Split of a hub data set or of a micro-world source; ignored for files."""
+    revision: str | None = None
+    """Commit or tag of a hub data set; the newest where not given."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our column name: the name in the file, as in {prompt: question, completion: answer}, or a
+    text with several of its columns: {prompt: "{text} Your code has to pass: {test_list}"}."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What to do with rows that do not fit the model's context: stop, or leave out and count."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """What to do with rows that do not parse: stop, or leave out and count."""
+    take: int | None = Field(default=None, gt=0)
+    """Only the first so many rows."""
+    flip_labels: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Micro-world preferences only: the share of comparisons with the wrong winner."""
+    mix: dict[str, Annotated[DataSpec, _SHORT]] = Field(default_factory=dict)
+    """In place of `path`: data sets by names of yours, read one after the other; each row's column
+    `source` is the name of its part."""
+
+    @field_validator("mix")
+    @classmethod
+    def _of_single_data_sets(cls, parts: dict[str, DataSpec]) -> dict[str, DataSpec]:
+        for name, part in parts.items():
+            if not _PART_NAME.match(name):
+                raise Contradiction(f"`{name}` is no name for a part", "letters, digits, `_`, `-`")
+            if part.mix:
+                raise Contradiction(
+                    f"`{name}` is a mixture itself", "name its parts here: mixtures are not nested"
+                )
+        return parts
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DataSpec:
+        if not self.path and not self.mix:
+            sentence = " ".join(str(type(self).model_fields["path"].description).split())
+            raise Contradiction("`path` is missing", sentence, "missing-key")
+        beside = [f"`{key}`" for key in _OF_ONE if getattr(self, key) != _default(key)]
+        if self.mix and beside:
+            raise Contradiction(
+                f"{', '.join(beside)} beside `mix`, which is not one data set",
+                "give each part its own: mix: {NAME: {path: ..., take: 2000}}",
+            )
+        return self
+
+    @property
+    def parts(self) -> dict[str, DataSpec]:
+        """The data sets to read, in order, by what their rows are called: names, else the path."""
+        return self.mix or {self.path: self}
+
+    @property
+    def shown(self) -> str:
+        """`rows.jsonl`, or `gsm8k + ifeval`."""
+        return self.path or " + ".join(self.mix)
+
+
+_OF_ONE = tuple(key for key in DataSpec.model_fields if key != "mix")
+"""Keys that mean something for a single data set only."""
+
+
+def _default(key: str) -> Any:
+    return DataSpec.model_fields[key].get_default(call_default_factory=True)
+
+
+Data = Annotated[DataSpec, _SHORT]
