@@ -138,6 +138,12 @@ class RewardBroken(PosttrainError):
     code = "verifier-failing"
 
 
+class NoSandbox(RewardBroken):
+    """A reward has to run programs, and there is no way to do so safely here."""
+
+    code = "no-sandbox"
+
+
 @dataclass(slots=True)
 class ProblemList:
     """Collects mistakes so that all of them are shown at once."""

@@ -163,6 +163,11 @@ fails on them would teach the model something else.""",
     "verifier-failing": """A verifier raised, hung or returned no number too often. Such answers
 are never scored 0: they are tried again, then dropped and counted. Above the limit the stage
 stops, because what is dropped is seldom dropped at random.""",
+    "no-sandbox": """The reward runs code that the model wrote, and nothing here keeps that code
+from the files, processes and network of the run. A sandbox needs Linux with namespaces: `bwrap` of
+the package bubblewrap, or Linux 5.12 and the right to make user namespaces. Containers often take
+that right away: give it back, or start them privileged. `allow_unsandboxed: true` in the reward's
+settings runs the code all the same, with the rights of the run.""",
     "offload-spread": """`reference: offload` keeps the reference on the host and moves it to the
 GPU whole while it is asked. Several trainers on GPUs spread it among them anyway, so that whole it
 would take more room than it does. Keep it, or train adapters (`lora`): then there is none.""",
