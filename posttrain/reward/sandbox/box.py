@@ -133,7 +133,8 @@ class Box:
         self._selector = selectors.DefaultSelector()
         self._heard: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         output = subprocess.PIPE if listen else subprocess.DEVNULL
-        self._text = _memory_file(program.encode("utf-8", "replace"))
+        # Never empty: what has been read of it says whether the program has begun.
+        self._text = _memory_file(f"{program}\n".encode("utf-8", "replace"))
         with ExitStack() as files:
             self._folder = None if launcher in LAUNCHERS else tempfile.TemporaryDirectory()
             given = files.enter_context(_memory_file(stdin)) if stdin else subprocess.DEVNULL
