@@ -21,6 +21,9 @@ from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
 
+FORM_ONLY = True  # an answer may follow every instruction and answer nothing
+
+
 class Config(StrictModel):
     """How much of a row's instructions has to be followed, and how strictly."""
 

@@ -61,7 +61,8 @@ def audit(
             _bad(bad, first[len(gold) :]),
             _same(first, again),
         ]
-        is_verifier = any(_opinion(each) is not None for each in first[: len(gold)])
+        knows_right = any(_opinion(each) is not None for each in first[: len(gold)])
+        is_verifier = knows_right and not getattr(module, "FORM_ONLY", False)
         tried = [dict(example.row) for example in gold] + [dict(row) for row in rows]
         times = [each.seconds for each in first if not isinstance(each, RewardBroken)]
         for about, examples in _probes(gold, tried):
@@ -151,7 +152,7 @@ def _probe(about: str, outcomes: Sequence[Outcome], is_verifier: bool) -> Findin
         return Finding(about, "sound", f"never scores 1 ({len(outcomes)} rows)")
     detail = f"scores 1 on {paid} of {len(outcomes)} rows"
     if not is_verifier:
-        return Finding(about, "note", f"{detail}; it says nothing of right and wrong")
+        return Finding(about, "note", f"{detail}; it judges form: gate a reward of content with it")
     if about == "gold in a comment":
         return Finding(about, "note", f"{detail}: it reads comments as answers")
     return Finding(about, "note" if paid <= LUCK * len(outcomes) else "unsound", detail)

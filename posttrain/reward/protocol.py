@@ -9,6 +9,9 @@ It proves itself on these before a run. `score` may be `async`: then the answers
 side by side, as for a judge behind an endpoint. `score_many(rows, completions, config)`, sync or
 async, may stand in its place where a whole batch is cheaper than its answers one by one.
 
+`FORM_ONLY = True` says that it judges how an answer is written and not whether it is right, so that
+an audit does not blame it for paying for answers that say nothing.
+
 A wrong answer is `Score(0.0, passed=False)`. A reward that cannot tell raises: then the answer is
 tried again, and dropped and counted if that fails too. It is never scored 0, which would teach the
 model that a good answer was bad.
