@@ -17,9 +17,9 @@ from typing import Any, Literal
 from posttrain.config.strict import StrictModel
 from posttrain.reward.constraints.following import followed
 from posttrain.reward.ifeval_accuracy import counts
+from posttrain.reward.languages import language_of
 from posttrain.reward.protocol import Example
 from posttrain.types import Score
-
 
 FORM_ONLY = True  # an answer may follow every instruction and answer nothing
 
@@ -45,6 +45,11 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     value = float(not violated) if config.form == "all" else sum(marks) / len(marks)
     reason = f"violated: {', '.join(violated)}" if violated else ""
     return Score(value, passed=not violated, parts={**parts, **counts(result)}, reason=reason)
+
+
+def warm_up(config: Config) -> None:
+    """The profiles of languages take a second to load."""
+    language_of("a text")
 
 
 def gold(config: Config) -> Sequence[Example]:

@@ -26,6 +26,7 @@ from typing import Any
 
 from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import RewardBroken
+from posttrain.reward.parts import warm_up
 from posttrain.reward.protocol import in_seconds, is_batched, scored_by
 from posttrain.reward.wire import HEADER, Broken, Ready, Setup, frame
 from posttrain.types import Score
@@ -51,6 +52,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         module = load_plugin("reward", setup.name)
         reward = _Reward(module, plugin_config(module, setup.settings), setup.timeout_s)
+        warm_up(module, reward.config)
     except Exception as error:  # boundary: whatever a reward's file raises is told to the parent
         _send(results, f"{type(error).__name__}: {error}")
         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.config.plugin import Plugin
+from posttrain.config.plugin import Plugin, nested_plugins
 from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import RewardBroken
 from posttrain.reward.protocol import scored_by
@@ -31,6 +31,14 @@ async def scored(plugin: Plugin, row: Mapping[str, Any], completion: str) -> Sco
     except Exception as error:  # boundary: a reward that raises is broken, its answer is not wrong
         message = f"{plugin.name}: score() raised {type(error).__name__}: {error}"
         raise RewardBroken(message[:500]) from error
+
+
+def warm_up(module: Any, config: Any) -> None:
+    """Have a reward, and whatever it is made of, load what it needs for its first answer."""
+    if hasattr(module, "warm_up"):
+        module.warm_up(config)
+    for _, part in nested_plugins(config):
+        warm_up(*_loaded(part))
 
 
 def _loaded(plugin: Plugin) -> tuple[Any, Any]:

@@ -9,8 +9,10 @@ It proves itself on these before a run. `score` may be `async`: then the answers
 side by side, as for a judge behind an endpoint. `score_many(rows, completions, config)`, sync or
 async, may stand in its place where a whole batch is cheaper than its answers one by one.
 
-`FORM_ONLY = True` says that it judges how an answer is written and not whether it is right, so that
-an audit does not blame it for paying for answers that say nothing.
+`warm_up(config)`, where it is there, is called once in each process before the first answer and
+outside its time limit: for what takes long to load. `FORM_ONLY = True` says that it judges how an
+answer is written and not whether it is right, so that an audit does not blame it for paying for
+answers that say nothing.
 
 A wrong answer is `Score(0.0, passed=False)`. A reward that cannot tell raises: then the answer is
 tried again, and dropped and counted if that fails too. It is never scored 0, which would teach the
