@@ -212,8 +212,8 @@ def _stable(endpoint: str) -> str:
 
 def _said(answer: Any) -> tuple[Said, bool]:
     """The text and tokens of a chat completion. Raises JudgeNonsense where it is none."""
-    choices = getattr(answer, "choices", None)
-    message = getattr(choices[0], "message", None) if choices else None
+    choice: Any = next(iter(getattr(answer, "choices", None) or ()), None)
+    message = getattr(choice, "message", None)
     if message is None:
         raise JudgeNonsense(
             f"judge answered nonsense: {str(answer)[:100]!r} is no chat completion",
@@ -223,7 +223,7 @@ def _said(answer: Any) -> tuple[Said, bool]:
     prompt_tokens = int(getattr(usage, "prompt_tokens", 0) or 0)
     completion_tokens = int(getattr(usage, "completion_tokens", 0) or 0)
     text = message.content or getattr(message, "refusal", None) or ""
-    return Said(text, prompt_tokens, completion_tokens), choices[0].finish_reason == "length"
+    return Said(text, prompt_tokens, completion_tokens), choice.finish_reason == "length"
 
 
 _judges: dict[tuple[Any, ...], Judge] = {}
