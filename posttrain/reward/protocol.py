@@ -14,6 +14,10 @@ outside its time limit: for what takes long to load. `FORM_ONLY = True` says tha
 answer is written and not whether it is right, so that an audit does not blame it for paying for
 answers that say nothing.
 
+A reward that needs something outside (an endpoint, a container) may have `ready(config)`, sync or
+async: it is called once before a run and raises RewardBroken with what is missing and what to do.
+Such a reward may have no examples: a sound judge need not give full marks to anything.
+
 A wrong answer is `Score(0.0, passed=False)`. A reward that cannot tell raises: then the answer is
 tried again, and dropped and counted if that fails too. It is never scored 0, which would teach the
 model that a good answer was bad.
@@ -98,6 +102,12 @@ def failed_gold(reward: ModuleType, config: StrictModel) -> list[str]:
         if value >= 1.0 - 1e-6:
             failures.append(f"{example.completion[:80]!r} scored {value:g}, has to score less")
     return failures
+
+
+def require_ready(reward: Any, config: StrictModel) -> None:
+    """Call the reward's `ready`, where it has one, and wait for it; its errors pass through."""
+    if hasattr(reward, "ready") and inspect.isawaitable(waiting := reward.ready(config)):
+        asyncio.run(_awaited(waiting))
 
 
 def score_one(reward: Any, example: Example, config: StrictModel) -> Score:

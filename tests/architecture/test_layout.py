@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "ray", "vllm", "transformers", "trl", "datasets", "wandb", "peft")
+HEAVY = ("torch", "ray", "vllm", "transformers", "trl", "datasets", "wandb", "peft", "openai")
 REWARDS_MAY_IMPORT = (
     "posttrain.config",
     "posttrain.reward",
