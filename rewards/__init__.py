@@ -1,1 +1,1 @@
-"""Rewards that ship with posttrain: one file each, with `Config`, `score()` and `GOLD`."""
+"""Rewards that ship with posttrain: one file each, with `Config`, `score()`, `gold()`, `bad()`."""

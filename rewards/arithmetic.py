@@ -11,6 +11,7 @@ from typing import Any
 
 from posttrain.config.strict import StrictModel
 from posttrain.microworld import is_right
+from posttrain.reward.columns import text_of
 from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
@@ -20,8 +21,8 @@ class Config(StrictModel):
 
 
 def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
-    """1.0 or 0.0. Raises KeyError for a row without `answer`."""
-    right = is_right("arithmetic", row["answer"], completion)
+    """1.0 or 0.0. Raises RewardBroken for a row without `answer`."""
+    right = is_right("arithmetic", text_of(row, "answer"), completion)
     return Score(float(right), passed=right)
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from posttrain.config.strict import StrictModel
 from posttrain.errors import RewardBroken
 from posttrain.reward.answers import after_marker, as_number, last_number, same_number
+from posttrain.reward.columns import text_of
 from posttrain.reward.protocol import Example
+from posttrain.reward.verdict import verdict
 from posttrain.types import Score
 
 
@@ -23,14 +25,14 @@ class Config(StrictModel):
 
 def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     """1.0 or 0.0. Raises RewardBroken for a row whose `answer` holds no number."""
-    truth = after_marker(row["answer"])
-    truth = row["answer"] if truth is None else truth
+    gold_text = text_of(row, "answer")
+    truth = after_marker(gold_text)
+    truth = gold_text.strip() if truth is None else truth
     if as_number(truth) is None:
         raise RewardBroken(f"the row's answer ends in {truth[-40:]!r}, not in a number")
     answer = last_number(completion)
-    right = answer is not None and same_number(answer, truth)
-    reason = f"expected {truth.strip()}, found {answer}" if not right else ""
-    return Score(float(right), passed=right, reason=reason)
+    right = answer is not None and (answer == truth or same_number(answer, truth))
+    return verdict(right, truth, answer)
 
 
 def gold(config: Config) -> Sequence[Example]:
@@ -46,4 +48,7 @@ def bad(config: Config) -> Sequence[Example]:
     return [
         Example({"answer": "#### 18"}, "18 apples, no: 17"),
         Example({"answer": "18"}, "no idea"),
+        Example({"answer": "18"}, ""),
+        Example({"answer": "18"}, " ".join(map(str, range(101)))),
+        Example({"answer": "18"}, "#### 18\nNo, it is 1,8"),
     ]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.config.strict import StrictModel
+from posttrain.reward.columns import text_of
 from posttrain.reward.protocol import Example
 from posttrain.types import Score
 
@@ -18,8 +19,8 @@ class Config(StrictModel):
 
 
 def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
-    """1.0 or 0.0. Raises KeyError for a row without `answer`."""
-    right = completion.strip() == row["answer"]
+    """1.0 or 0.0. Raises RewardBroken for a row without `answer`."""
+    right = completion.strip() == text_of(row, "answer")
     return Score(float(right), passed=right)
 
 

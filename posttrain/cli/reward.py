@@ -107,7 +107,8 @@ def _audit(
     if unsound:
         print(f"{name} can be fooled or breaks: {', '.join(each.about for each in unsound)}")
         return 1
-    print(f"{name} is sound")
+    asked = any(each.verdict == "sound" for each in findings if each.about != "asked twice")
+    print(f"{name} is sound" if asked else f"{name} has no examples to be asked about")
     return 0
 
 

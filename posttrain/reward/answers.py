@@ -13,6 +13,7 @@ _NUMBER = re.compile(
     r"(?<![\d)])-?(?:\d+(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\d)])-?\.\d+", re.ASCII
 )
 _AROUND = " \t\r\n$€£%"
+_TAIL = 40
 
 
 def last_number(text: str) -> str | None:
@@ -20,7 +21,9 @@ def last_number(text: str) -> str | None:
 
     "So 1,200 - 3 = 1,197 dollars." gives `1197`, "the answer is -7." gives `-7`, "1,2,3" gives `3`.
     """
-    numbers = _NUMBER.findall(text)
+    # No number holds a blank: those after one are the same if read from there.
+    tail = text.rfind(" ", 0, max(len(text) - _TAIL, 0)) + 1
+    numbers = _NUMBER.findall(text, tail) or _NUMBER.findall(text, 0, tail)
     return numbers[-1].replace(",", "") if numbers else None
 
 
@@ -51,3 +54,11 @@ def after_marker(text: str, marker: str = "####") -> str | None:
     if marker not in text:
         return None
     return text.rpartition(marker)[2].lstrip(" \t").partition("\n")[0].strip()
+
+
+def last_tagged(text: str, tag: str = "answer") -> str | None:
+    """What stands in the last `<answer>…</answer>`; None without one that is closed."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    end = text.rfind(closing)
+    start = text.rfind(opening, 0, max(end, 0))
+    return text[start + len(opening) : end].strip() if 0 <= start < end else None
