@@ -30,7 +30,7 @@ from posttrain.types import Score
 class Config(StrictModel):
     """What programs may use, and what passing some of the tests is worth."""
 
-    timeout_s: float = Field(default=4.0, gt=0)
+    run_timeout_s: float = Field(default=4.0, gt=0)
     """Seconds for one answer's tests together; stay a second below the stage's `reward.timeout_s`,
     which takes an answer that is slower for one that could not be judged."""
     memory_mb: int = Field(default=512, ge=64)
@@ -43,7 +43,7 @@ class Config(StrictModel):
 
 def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     """Raises RewardBroken for a row without tests that run, NoSandbox where nothing may run."""
-    limits = Limits(wall_s=config.timeout_s, memory_mb=config.memory_mb)
+    limits = Limits(wall_s=config.run_timeout_s, memory_mb=config.memory_mb)
     if "inputs" in row:
         verdict = _by_output(row, program(completion), limits, config.allow_unsandboxed)
     else:

@@ -65,7 +65,7 @@ def not_begun(outcome: Outcome) -> RewardBroken:
     last = "".join(outcome.stderr.strip().splitlines()[-1:])
     return RewardBroken(
         f"the sandbox ({outcome.launcher}) did not start within {outcome.seconds:.1f} s: {last}",
-        help="a machine with too much to do needs a higher timeout_s",
+        help="a machine with too much to do needs a higher time limit",
     )
 
 

@@ -25,6 +25,8 @@ _LENGTH = struct.Struct("<I")
 _FLOAT = struct.Struct("<d")
 _PAIR = struct.Struct("<dd")
 _GROUPS = {b"l": list, b"t": tuple, b"s": set, b"z": frozenset}
+_TYPES = {n: t for n, t in vars(builtins).items() if isinstance(t, type) and n[0] != "_"}
+_NAMES = {each: name for name, each in _TYPES.items()}
 _CONSTANTS = {b"N": None, b"T": True, b"F": False}
 
 
@@ -102,8 +104,8 @@ def _write(value: Any, number_of: Callable[[Any], int], put: Callable[[bytes], N
         put(kind + _LENGTH.pack(len(value)))
         for item in value:
             _write(item, number_of, put)
-    elif isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
-        _put_bytes(b"y", value.__name__.encode(), put)
+    elif isinstance(value, type) and value in _NAMES:
+        _put_bytes(b"y", _NAMES[value].encode(), put)
     else:
         put(b"o" + _LENGTH.pack(number_of(value)))
 
@@ -149,7 +151,6 @@ def _scalar(kind: bytes, content: bytes) -> int | str | bytes | type:
     text = content.decode("utf-8", "surrogatepass")
     if kind == b"u":
         return text
-    found = getattr(builtins, text, None)
-    if not isinstance(found, type):
+    if text not in _TYPES:
         raise Malformed("no built-in type")
-    return found
+    return _TYPES[text]

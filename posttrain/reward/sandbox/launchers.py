@@ -19,6 +19,8 @@ from posttrain.reward.sandbox.limits import Limits
 _OURS = "posttrain.reward.sandbox"
 _NOBODY = "65534"
 _MIB = 1 << 20
+# Where memory runs out, the kernel shall take the box, not the run.
+_FIRST_FOR_OOM = 'echo 1000 > /proc/self/oom_score_adj; exec "$@"'
 
 Command = Callable[[Limits, int, Sequence[int]], list[str]]
 
@@ -47,7 +49,7 @@ def _text(name: str) -> str:
 def bubblewrap(limits: Limits, program: int, keep: Sequence[int]) -> list[str]:
     """`bwrap`. Started by root it keeps the one right that is needed to stop being root."""
     binds, empty, links = _root()
-    command = [shutil.which("bwrap") or "bwrap"]
+    command = ["/bin/sh", "-c", _FIRST_FOR_OOM, "sh", shutil.which("bwrap") or "bwrap"]
     command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     if os.geteuid() == 0:

@@ -148,8 +148,8 @@ def test_what_was_judged_once_is_not_asked_again(endpoint, settings, tmp_path):
     first, second = score(config), score(config)
     # 300 prompt tokens at 2 a million and 20 completion tokens at 10: 0.0006 + 0.0002
     cost = pytest.approx(0.0008)
-    assert first.parts == {"judge/rating": 9.0, "judge/cost": cost, "judge/cached": 0.0}
-    assert second.parts == {"judge/rating": 9.0, "judge/cost": 0.0, "judge/cached": 1.0}
+    assert first.parts == {"judging/rating": 9.0, "judging/cost": cost, "judging/cached": 0.0}
+    assert second.parts == {"judging/rating": 9.0, "judging/cost": 0.0, "judging/cached": 1.0}
     assert (first.value, first.reason) == (second.value, second.reason)
     assert len(endpoint.bodies) == 1
     spending = judge_for(config).spending
@@ -169,8 +169,8 @@ def test_another_question_is_asked(endpoint, settings):
         judge.Config(**settings, rubric="Is it short?"),
         judge.Config(**settings | {"model": "other"}),
     ):
-        assert score(config).parts["judge/cached"] == 0.0
-    assert score(judge.Config(**settings), "5").parts["judge/cached"] == 0.0
+        assert score(config).parts["judging/cached"] == 0.0
+    assert score(judge.Config(**settings), "5").parts["judging/cached"] == 0.0
     assert len(endpoint.bodies) == 5
 
 

@@ -7,7 +7,10 @@ import hashlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,20 +125,22 @@ def host(tmp_path, monkeypatch):
     assert left_over() == []
 
 
-def left_over():
-    """Processes of our boxes that are still there after a second."""
-    text = str(LIMITS.memory_mb << 20).encode()
-    for _ in range(20):
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                content = path.read_bytes()
-            except OSError:  # it ended while we looked
-                continue
-            if b"posttrain.reward.sandbox" in content and b" " + text + b"," in content:
+def in_boxes():
+    """Processes of our boxes."""
+    text = b" " + str(LIMITS.memory_mb << 20).encode() + b","
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended while we looked
+            content = path.read_bytes()
+            if b"posttrain.reward.sandbox" in content and text in content:
                 found.append(path.parent.name)
-        if not found:
-            return []
+    return found
+
+
+def left_over():
+    """Those that are still there after a second."""
+    deadline = time.monotonic() + 1
+    while (found := in_boxes()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
 
@@ -185,3 +190,19 @@ def test_endless_output_is_cut_off(stream, launcher, host):
     assert (outcome.killed_by, outcome.exit_code) == ("output", None)
     assert len(getattr(outcome, stream)) == LIMITS.output_bytes
     assert outcome.seconds < LIMITS.wall_s
+
+
+def test_a_box_ends_with_the_process_that_started_it(launcher):
+    program = (
+        "from posttrain.reward.sandbox import Limits, run_python\n"
+        f"limits = Limits(wall_s=60.0, memory_mb={LIMITS.memory_mb})\n"
+        f"run_python('import time; time.sleep(60)', limits=limits, launcher={launcher!r})\n"
+    )
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", program], env=paths) as owner:
+        deadline = time.monotonic() + 20
+        while not in_boxes() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert in_boxes() and owner.poll() is None
+        owner.kill()
+    assert left_over() == []

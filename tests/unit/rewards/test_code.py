@@ -65,17 +65,17 @@ def test_a_whole_function_gets_the_prompts_other_ones():
 def test_a_fraction_is_the_share_of_tests_that_pass():
     code = load_plugin("reward", "code")
     row = {"test_list": ["assert f(0) == 0", "assert f(2) == 4", "assert f(3) == 9"]}
-    config = code.Config(form="fraction", timeout_s=20.0)
+    config = code.Config(form="fraction", run_timeout_s=20.0)
     expected = Score(2 / 3, False, {"tests_passed": 2 / 3}, "assert f(3) == 9")
     assert code.score(row, "def f(x): return 2 * x", config) == expected
-    assert code.score(row, "def f(x): return 2 * x", code.Config(timeout_s=20.0)).value == 0.0
+    assert code.score(row, "def f(x): return 2 * x", code.Config(run_timeout_s=20.0)).value == 0.0
 
 
 @needs_sandbox
 def test_programs_are_judged_by_what_they_print():
     code = load_plugin("reward", "code")
     row = {"inputs": ["1\n", "2\n"], "outputs": ["1", "4  \n\n"]}
-    config = code.Config(timeout_s=20.0)
+    config = code.Config(run_timeout_s=20.0)
     assert code.score(row, "print(int(input()) ** 2)", config).value == 1.0
     score = code.score(row, "x = int(input())\nprint(1 // (2 - x))", config)
     assert score.parts == {"tests_passed": 0.5}
@@ -108,7 +108,8 @@ def answered():
 @pytest.mark.skipif(not (DATA / "mbpp").is_dir(), reason="no shared data here")
 def test_solutions_of_real_rows_score_1():
     code = load_plugin("reward", "code")
-    config = code.Config(timeout_s=20.0)
+    # One, mbpp-123, computes for seven seconds on its own: more than the default allows.
+    config = code.Config(run_timeout_s=60.0)
     # They need a function of the prompt, a class of the answer, a module.
     special = {"HumanEval/38", "HumanEval/50"}
     special |= {"mbpp-367", "mbpp-533", "mbpp-596", "mbpp-601", "mbpp-927"}
