@@ -10,6 +10,7 @@ dies (`leash`). Its key is made for it and reaches it, and the rewards, by the e
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -30,6 +31,7 @@ from posttrain.rollout.environment import UNWANTED, engine_environment
 START_TIMEOUT_S = 900.0
 _HOST = "127.0.0.1"
 _POLL_S = 0.25
+_ERROR = re.compile(r"\b[A-Z]\w*Error: .*")
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -90,7 +92,7 @@ class JudgeServer:
         leash_end, self._pipe = os.pipe()
         command = [sys.executable, "-m", leash.__name__, str(leash_end), *self._command()]
         try:
-            with self.log.open("ab") as log:
+            with self.log.open("wb") as log:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -156,6 +158,8 @@ class JudgeServer:
         environment["VLLM_LOGGING_LEVEL"] = "INFO"
         environment["VLLM_API_KEY"] = self._key
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        if self._spec.gpus == 0:  # vLLM would tie it to the cores where every other engine sits
+            environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus)
         return environment
@@ -194,7 +198,8 @@ def _free_port() -> int:
 
 
 def _last_words(log: Path) -> str:
-    """The last line of a log that names an error, or else the last."""
+    """The first line that names an error, which is the cause of those that follow; or the last."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line]
-    return (errors or lines or ["it said nothing"])[-1][-300:]
+    said = (_ERROR.search(line) for line in lines if " WARNING " not in line)
+    named = (match[0] for match in said if match)
+    return next(named, lines[-1] if lines else "it said nothing")[:300]
