@@ -95,14 +95,26 @@ class RewardActor:
         settings: Mapping[str, Any],
         timeout_s: float,
         memory_mb: int,
+        judges: Mapping[str, EngineSpec],
+        directory: str,
         tracker: bytes,
     ) -> None:
-        """`tracker`: packed."""
+        """`judges`: models of stages that judge here; `directory`: the stage's, for their logs;
+        `tracker`: packed.
+        """
+        from posttrain.cluster.judges import Judges
         from posttrain.reward.worker import RewardPool
 
         if _was_restarted():
             unpacked(tracker)[0].event("reward-worker-restarted")
-        self._pool = RewardPool(name, settings, timeout_s, memory_mb=memory_mb)
+        self._trouble: PosttrainError | None = None
+        try:
+            self._judges = Judges(judges, Path(directory))
+        except PosttrainError as error:  # told to whoever asks for a score
+            self._trouble = RewardBroken(error.message, help=error.help)
+            return
+        told = self._judges.settings(settings)
+        self._pool = RewardPool(name, told, timeout_s, memory_mb=memory_mb)
 
     def score_many(self, groups: Sequence[tuple[Prompt, Sequence[RolloutRef]]]) -> list[Scoring]:
         """One entry per group. Raises RewardBroken where the reward cannot be used at all.
@@ -112,6 +124,8 @@ class RewardActor:
         """
         from posttrain.rollout.journal import read_rollout
 
+        if self._trouble is not None:
+            raise self._trouble
         rows = [prompt.row for prompt, refs in groups for _ in refs]
         answers = [
             read_rollout(ref, "", prompt.token_ids).text for prompt, refs in groups for ref in refs
@@ -121,6 +135,7 @@ class RewardActor:
 
     def close(self) -> None:
         self._pool.close()
+        self._judges.close()
 
 
 def _scoring(outcomes: Sequence[Score | RewardBroken]) -> Scoring:

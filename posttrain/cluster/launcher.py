@@ -151,12 +151,19 @@ class RayLauncher:
         reward = job.reward
         return (
             ray.remote(RewardActor)
-            .options(num_cpus=0, max_restarts=-1, max_task_retries=REWARD_RETRIES)
+            .options(
+                num_cpus=0,
+                num_gpus=sum(spec.gpus for spec in job.judges.values()),
+                max_restarts=-1,
+                max_task_retries=REWARD_RETRIES,
+            )
             .remote(
                 reward.name,
                 reward.settings,
                 job.reward_timeout_s,
                 job.reward_memory_mb,
+                job.judges,
+                job.directory,
                 packed(tracker),
             )
         )

@@ -54,6 +54,23 @@ class RewardPlugin(Plugin):
         return value
 
 
+JUDGE_STAGE = "stage"
+"""The setting of a judge that names a stage of the pipeline: its model judges."""
+
+
+def judge_stages(settings: Mapping[str, Any], *path: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(keys as they are written, stage) of the judges in a reward's settings that are models of the
+    run itself.
+    """
+    for key, value in settings.items():
+        if key == JUDGE_STAGE and isinstance(value, str) and value:
+            yield (*path, key), value
+        elif isinstance(value, Mapping):
+            yield from judge_stages(value, *path, *(() if key == "settings" else (str(key),)))
+        elif isinstance(value, RewardPlugin):
+            yield from judge_stages(value.settings, *path, str(key))
+
+
 def is_plugin(value: Mapping[str, Any]) -> bool:
     """Whether plain values are a plug-in's, written out."""
     return value.keys() == {"name", "settings"} and isinstance(value["name"], str)

@@ -14,6 +14,7 @@ from typing import Any
 
 from posttrain.config.critic import is_folder
 from posttrain.config.pipeline import EvaluateStage, ModelStage, StageBase
+from posttrain.config.plugin import JUDGE_STAGE
 from posttrain.config.plugins import labelled, plugin_label
 from posttrain.config.wording import show_value
 
@@ -90,10 +91,10 @@ def _parts_without_places(mix: Mapping[str, Any]) -> list[tuple[str, dict[str, A
 
 
 def _with_content(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
-    """A plug-in's settings; where `critic` names a stage or a folder, what is there counts, and of
-    the parts of a reward what their own files hold.
+    """A plug-in's settings; where `critic` names a stage or a folder, or a judge's `stage` one,
+    what is there counts, and of the parts of a reward what their own files hold.
     """
-    settings = {key: labelled(value) for key, value in settings.items()}
+    settings = {key: labelled(value) for key, value in _with_judges(settings, inputs).items()}
     critic = settings.get("critic")
     if not isinstance(critic, str):
         return dict(settings)
@@ -102,6 +103,15 @@ def _with_content(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dic
     if is_folder(critic):
         return {**settings, "critic": model_fingerprint(critic)}
     return dict(settings)
+
+
+def _with_judges(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        key: _with_judges(value, inputs)
+        if isinstance(value, Mapping)
+        else (inputs.get(value, value) if key == JUDGE_STAGE and isinstance(value, str) else value)
+        for key, value in settings.items()
+    }
 
 
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

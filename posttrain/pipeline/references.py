@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from posttrain.config.critic import names_a_stage
-from posttrain.config.document import Places
+from posttrain.config.document import Places, join
 from posttrain.config.keys import STAGE_CLASSES
 from posttrain.config.pipeline import (
     AverageStage,
@@ -17,6 +17,7 @@ from posttrain.config.pipeline import (
     StageBase,
     Suite,
 )
+from posttrain.config.plugin import judge_stages
 from posttrain.config.suggest import closest
 from posttrain.errors import Problem
 
@@ -66,7 +67,10 @@ def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iter
         critic = stage.algorithm.settings.get("critic")
         if isinstance(critic, str) and names_a_stage(critic):
             yield Reference(f"{prefix}.algorithm.critic", critic)
-    elif isinstance(stage, AverageStage):
+    if isinstance(stage, OnlineRlStage):
+        for keys, judge in judge_stages(stage.reward.settings):
+            yield Reference(join(prefix, "reward", *keys), judge)
+    if isinstance(stage, AverageStage):
         yield Reference(f"{prefix}.pre", stage.pre)
         yield Reference(f"{prefix}.post", stage.post)
     elif isinstance(stage, EvaluateStage):

@@ -37,6 +37,7 @@ class OnlineJob:
     reward: PluginRef
     reward_timeout_s: float
     reward_memory_mb: int
+    judges: Mapping[str, EngineSpec]  # by the stage whose model judges
     reward_scale: float
     prompts: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]

@@ -9,10 +9,12 @@ from typing import Any
 from posttrain.algorithms import needs_of
 from posttrain.config.critic import HEAD, POLICY
 from posttrain.config.pipeline import OnlineRlStage
+from posttrain.config.plugin import judge_stages
 from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
+from posttrain.ports import EngineSpec
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import OnlineJob, PluginRef
 from posttrain.stages.questions import render_prompts
@@ -45,6 +47,7 @@ def run(
         reward=reward,
         reward_timeout_s=stage.reward.timeout_s,
         reward_memory_mb=stage.reward.memory_mb,
+        judges=_judges(stage, context),
         reward_scale=stage.reward.scale,
         prompts=tuple(prompts),
         heldout=tuple(heldout),
@@ -105,6 +108,15 @@ def split_heldout(
     by_hash = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest())
     held = {prompt.id for prompt in by_hash[:count]}
     return [prompt for prompt in prompts if prompt.id not in held], by_hash[:count]
+
+
+def _judges(stage: OnlineRlStage, context: StageContext) -> dict[str, EngineSpec]:
+    """Engines for the models of stages that judge, with room for all that these can read."""
+    paths = {name: context.inputs[name].path for _, name in judge_stages(stage.reward.settings)}
+    return {
+        name: engine_spec(context.cluster, path, context_length(path))
+        for name, path in paths.items()
+    }
 
 
 def _critic(config: Any, context: StageContext) -> str:

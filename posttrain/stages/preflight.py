@@ -17,6 +17,7 @@ from typing import Any
 
 from posttrain.config.document import Places
 from posttrain.config.pipeline import DataSpec, OnlineRlStage, Suite
+from posttrain.config.plugin import JUDGE_STAGE
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
@@ -188,10 +189,13 @@ def with_parts(reward: PluginRef) -> Iterator[PluginRef]:
 
 def _look_at_one_reward(reward: PluginRef) -> None:
     from posttrain.config.plugins import load_plugin, plugin_config
-    from posttrain.reward.protocol import failed_gold
+    from posttrain.reward.protocol import failed_gold, require_ready
 
     module = load_plugin(reward.kind, reward.name, reward.base_dir)
-    failures = failed_gold(module, plugin_config(module, reward.settings))
+    config = plugin_config(module, reward.settings)
+    if not reward.settings.get(JUDGE_STAGE):  # its model may not be trained yet
+        require_ready(module, config)
+    failures = failed_gold(module, config)
     if failures:
         raise InputError(
             Problem(

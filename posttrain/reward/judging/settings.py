@@ -15,6 +15,9 @@ _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 class JudgeSettings(StrictModel):
     """Which model judges, where it is, how it is asked, and what that costs."""
 
+    stage: str = ""
+    """The stage of the pipeline whose model judges, in place of `endpoint` and `model`: an engine
+    of the run's own serves it while an online_rl stage runs."""
     endpoint: str = ""
     """Address of a server that speaks OpenAI's chat protocol, as in `https://api.openai.com/v1`."""
     model: str = ""
@@ -70,6 +73,10 @@ class JudgeSettings(StrictModel):
 
     @model_validator(mode="after")
     def _model_is_named(self) -> JudgeSettings:
+        if self.stage and (self.endpoint or self.model):
+            raise Contradiction(
+                f"a `stage` ({self.stage}) and an endpoint's judge", "keep one: they are two judges"
+            )
         if self.endpoint and not self.model:
             raise Contradiction("an endpoint without a `model`", "name the judge: model: NAME")
         return self
