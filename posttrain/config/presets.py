@@ -48,8 +48,9 @@ def expand_short_forms(block: dict[str, Any], prefix: str, places: Places) -> No
                 written = places.of(join(prefix, key, "settings", setting))
                 places.by_key[join(prefix, key, setting)] = written
     data = block.get("data")
-    parts = data.get("mix") if isinstance(data, dict) else None
-    for part, value in parts.items() if isinstance(parts, dict) else ():
+    mix = data.get("mix") if isinstance(data, dict) else None
+    parts: dict[str, Any] = mix if isinstance(mix, dict) else {}
+    for part, value in parts.items():
         if isinstance(value, str) and "${" not in value:
             parts[part] = {"path": value}
             written = places.of(join(prefix, "data", "mix", part))
