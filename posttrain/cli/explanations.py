@@ -58,12 +58,13 @@ that a suite asks.""",
     "gate-failed": """A gate said that a stage's result is not good enough to spend more on. The
 stage is done and kept. A difference within the uncertainty is `undecided` and lets the run go on.
 Exit code 3.""",
-    "unknown-suite": """An evaluate stage asks a suite by its name under `suites:`, and there is
-none.""",
+    "unknown-suite": """An evaluate stage asks a suite by its name under `suites:`, and
+`data.decontaminate` compares rows with the questions of one. There is none of this name.""",
     "unknown-task": """A suite asks tasks by name: built-in ones, or those it defines itself under
 `tasks:`.""",
     "unused-task": """A suite defines a task and never asks it: add it to `gain` or to `keep`.""",
-    "empty-suite": """A suite without tasks measures nothing. Give it `gain`, `keep` or both.""",
+    "empty-suite": """A suite without tasks measures nothing. Give it `gain`, `keep` or both. For
+`data.decontaminate` it needs a task that asks questions: perplexity reads text.""",
     "untrained-tax-base": """The tax is what a model forgot since `tax_since`. Random weights know
 nothing, so nothing could be lost since then: name the first trained model.""",
     "impossible-group": """GRPO and its relatives compare the answers to one prompt with one
@@ -111,6 +112,9 @@ of them.""",
 completion, or messages; online_rl: prompt, and what its reward reads; perplexity: text.
 `data.columns: {prompt: question}` says which column of the file is meant.""",
     "empty-data": """There is not one row to use.""",
+    "all-contaminated": """`data.decontaminate` leaves out rows whose prompts overlap with questions
+of a suite, and here that is every row: the data is what the suite asks. Training on it would
+measure memory.""",
     "unknown-source": """The micro world has a fixed list of sources; `microworld/arithmetic` is
 one.""",
     "unknown-split": """A micro-world source has the splits train and test, which never share a

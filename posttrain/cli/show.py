@@ -49,15 +49,17 @@ def show(
     return 0
 
 
-def _print_rows(plan: RunPlan, stage: str, data: DataSpec, count: int) -> None:
+def _print_rows(plan: RunPlan, stage: str, planned: DataSpec, count: int) -> None:
+    from posttrain.config.tasks import resolved
     from posttrain.model.chat import render_prompt, show_row
-    from posttrain.prompts.sources import read_data
+    from posttrain.prompts.decontamination import TrainingRows
 
+    data = resolved(planned, plan.suites)
     tokenizer = _tokenizer(plan, stage)
     seed = plan[stage].seed
     for name in data.parts:
         only = data.model_copy(update={"mix": {name: data.mix[name]}}) if data.mix else data
-        for each in islice(read_data(only, seed=seed, needs=("prompt",)), count):
+        for each in islice(TrainingRows(only, seed=seed, needs=("prompt",)), count):
             if "completion" in each.row or "messages" in each.row:
                 shown = [(token.text, token.trained) for token in show_row(each.row, tokenizer)]
             else:

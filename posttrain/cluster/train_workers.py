@@ -81,6 +81,12 @@ def _num_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def _is_first_rank() -> bool:
+    import torch.distributed as dist
+
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def raise_failure(directory: Path) -> None:
     """Raise on the driver what a worker left behind."""
     path = directory / FAILURE_FILE
@@ -123,12 +129,17 @@ def _train_sft(config: Mapping[str, Any]) -> None:
     _use_threads(job.threads)
     from posttrain.checkpoint.folders import CommittedFolders
     from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
     from posttrain.stages.sft_rows import render_rows
     from posttrain.train.sft import SftSettings, run_sft
 
     stop_file = Path(job.directory) / STOP_FILE
     config["tracker"].event("waiting", text="reading and rendering the rows")
-    rows = render_rows(job.model_path, job.data, job.max_tokens, job.seed)
+    report = Path(job.directory) / REPORT_FILE
+    report_to = str(report) if _is_first_rank() else None
+    rows = render_rows(job.model_path, job.data, job.max_tokens, job.seed, report_to)
+    if report_to is not None:
+        tell_left_out(report, config["tracker"])
     algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
     objective = algorithm.objective(plugin_config(algorithm, job.algorithm.settings))
     run_sft(

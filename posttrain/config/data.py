@@ -40,6 +40,8 @@ class DataSpec(StrictModel):
     mix: dict[str, Annotated[DataSpec, _SHORT]] = Field(default_factory=dict)
     """In place of `path`: data sets by names of yours, read one after the other; each row's column
     `source` is the name of its part."""
+    decontaminate: str | None = None
+    """A suite: rows whose prompts overlap with questions of its tasks are left out and counted."""
 
     @field_validator("mix")
     @classmethod
@@ -69,7 +71,15 @@ class DataSpec(StrictModel):
     @property
     def parts(self) -> dict[str, DataSpec]:
         """The data sets to read, in order, by what their rows are called: names, else the path."""
-        return self.mix or {self.path: self}
+        if not self.mix:
+            return {self.path: self}
+        if self.decontaminate is None:
+            return self.mix
+        whole = {"decontaminate": self.decontaminate}
+        return {
+            name: part if part.decontaminate else part.model_copy(update=whole)
+            for name, part in self.mix.items()
+        }
 
     @property
     def shown(self) -> str:
@@ -77,7 +87,7 @@ class DataSpec(StrictModel):
         return self.path or " + ".join(self.mix)
 
 
-_OF_ONE = tuple(key for key in DataSpec.model_fields if key != "mix")
+_OF_ONE = tuple(key for key in DataSpec.model_fields if key not in ("mix", "decontaminate"))
 """Keys that mean something for a single data set only."""
 
 
@@ -86,3 +96,13 @@ def _default(key: str) -> Any:
 
 
 Data = Annotated[DataSpec, _SHORT]
+
+
+class ResolvedData(DataSpec):
+    """Data as it travels to the process that reads it: with the questions of the suites it names.
+
+    Wherever a stage is written down, it is a DataSpec like any other, without them.
+    """
+
+    questions: dict[str, dict[str, DataSpec]] = Field(default_factory=dict)
+    """Suite: task: where its questions come from."""

@@ -36,6 +36,10 @@ class TaskSpec(StrictModel):
     def _of_one_data_set(cls, data: DataSpec) -> DataSpec:
         if data.mix:
             raise Contradiction("a task asks one data set", "a task for each part of `mix`")
+        if data.decontaminate:
+            raise Contradiction(
+                "questions are what rows are compared with", "`decontaminate` in a stage's data"
+            )
         return data
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from posttrain.config.data import ResolvedData
 from posttrain.config.pipeline import DataSpec, Suite, TaskSpec
 from posttrain.config.plugin import RewardPlugin
 
@@ -42,3 +45,16 @@ def task_spec(suite: Suite, task: str) -> TaskSpec:
 def suite_tasks(suite: Suite) -> list[str]:
     """Every task of a suite once: what training should raise first, then what it may cost."""
     return list(dict.fromkeys([*suite.gain, *suite.keep]))
+
+
+def suite_questions(suite: Suite) -> dict[str, DataSpec]:
+    """Where the questions of a suite's tasks come from. Perplexity asks none: it reads text."""
+    specs = {task: task_spec(suite, task) for task in suite_tasks(suite)}
+    return {task: spec.data for task, spec in specs.items() if spec.reward is not None}
+
+
+def resolved(data: DataSpec, suites: Mapping[str, Suite]) -> ResolvedData:
+    """Data with the questions that its rows are compared with; KeyError for an unknown suite."""
+    named = {part.decontaminate for part in data.parts.values() if part.decontaminate}
+    questions = {name: suite_questions(suites[name]) for name in sorted(named)}
+    return ResolvedData(**data.model_dump(exclude={"questions"}), questions=questions)

@@ -68,7 +68,11 @@ def _sft(stage: SftStage, rows: int | None) -> str:
     trained = max(rows - stage.holdout_rows, 0)
     steps = math.ceil(trained * epochs / batch)
     held_out = f" ({number(stage.holdout_rows)} held out)" if stage.holdout_rows else ""
-    return f"{per_step}; {count(trained, 'row')}{held_out} × {passes} = {count(steps, 'step')}"
+    fewer = any(part.decontaminate for part in stage.data.parts.values())
+    most = "at most " if fewer else ""
+    return (
+        f"{per_step}; {most}{count(trained, 'row')}{held_out} × {passes} = {count(steps, 'step')}"
+    )
 
 
 def _evaluate(stage: EvaluateStage, pipeline: Pipeline) -> str:

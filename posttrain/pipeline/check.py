@@ -30,7 +30,7 @@ from posttrain.errors import InputError, Problem
 from posttrain.pipeline.arithmetic import describe
 from posttrain.pipeline.check_algorithms import check_algorithm, stage_needs
 from posttrain.pipeline.check_cluster import check_cluster
-from posttrain.pipeline.check_data import DataChecker
+from posttrain.pipeline.check_data import DataChecker, check_decontaminate
 from posttrain.pipeline.check_models import check_model
 from posttrain.pipeline.check_online import check_online
 from posttrain.pipeline.graph import Graph, build_graph
@@ -167,6 +167,9 @@ class _Checker:
             needs = ("prompt", "completion") if isinstance(stage, SftStage) else ("prompt",)
             found = self.data.check(stage.data, f"{prefix}.data", needs, f"(stage {name})", name)
             self.problems += found
+            self.problems += check_decontaminate(
+                stage.data, f"{prefix}.data", self.pipeline.suites, self.places
+            )
         if isinstance(stage, OnlineRlStage):
             prompts = self.data.prompts_by_stage.get(name)
             self.problems += check_step(name, stage, prompts, None, self.places)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from posttrain.config.document import Places
-from posttrain.config.pipeline import DataSpec
+from posttrain.config.pipeline import DataSpec, Suite
 from posttrain.config.suggest import did_you_mean
+from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.prompts.rows import is_hub_name, read_rows
 
@@ -98,6 +99,33 @@ class DataChecker:
         if not problem.file:
             return replace(problem, path=f"{key}.path", file=file, line=line)
         return replace(problem, path=f"→ {problem.place} {where}", file=file, line=line)
+
+
+def check_decontaminate(
+    data: DataSpec, key: str, suites: Mapping[str, Suite], places: Places
+) -> list[Problem]:
+    """Problems of the suites that rows are compared with."""
+    named = {key: data.decontaminate} | {
+        f"{key}.mix.{name}": part.decontaminate for name, part in data.mix.items()
+    }
+    problems = []
+    for place, suite in named.items():
+        path = f"{place}.decontaminate"
+        file, line = places.of(path)
+        if suite is not None and suite not in suites:
+            help = did_you_mean(suite, suites, "suites here:")
+            problems.append(Problem("unknown-suite", f"no suite `{suite}`", path, file, line, help))
+        elif suite is not None and not _asks(suites[suite]):
+            message = f"`{suite}` asks no questions that rows could be compared with"
+            help = "a task with a reward: perplexity reads text"
+            problems.append(Problem("empty-suite", message, path, file, line, help))
+    return problems
+
+
+def _asks(suite: Suite) -> bool:
+    """Whether a suite asks anything; unknown tasks are reported elsewhere."""
+    known = {*suite.tasks, *BUILT_IN}
+    return any(task not in known or task_spec(suite, task).reward for task in suite_tasks(suite))
 
 
 def _look_at_microworld(data: DataSpec, needs: Sequence[str]) -> _Seen:

@@ -33,7 +33,16 @@ UNCOUNTED = (
 )
 """Dotted keys of a stage that are outside its identity."""
 
-BY_CONTENT = ("path", "data.path", "data.name", "data.split", "data.revision", "data.mix", "suite")
+BY_CONTENT = (
+    "path",
+    "data.path",
+    "data.name",
+    "data.split",
+    "data.revision",
+    "data.mix",
+    "data.decontaminate",
+    "suite",
+)
 """Dotted keys that say where something lies: a fingerprint of what lies there counts instead, and
 of the parts of a mixture their names, their order and what else each says."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from posttrain.config.data import ResolvedData
 from posttrain.config.keys import PLUGIN_KINDS
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import (
@@ -21,10 +22,11 @@ from posttrain.config.pipeline import (
     Suite,
 )
 from posttrain.config.plugins import complete_settings
-from posttrain.config.tasks import suite_tasks, task_spec
+from posttrain.config.tasks import resolved, suite_tasks, task_spec
 from posttrain.pipeline.graph import Graph
 from posttrain.pipeline.identity import explain_change, identity
 from posttrain.pipeline.store import RunFolder
+from posttrain.prompts.decontamination import questions_fingerprint
 from posttrain.prompts.rows import data_fingerprint
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.measure import suite_fingerprint
@@ -110,7 +112,7 @@ def _plan_stage(
     name: str,
     planned: Mapping[str, PlannedStage],
 ) -> PlannedStage:
-    stage = loaded.pipeline.stages[name]
+    stage = _with_questions(loaded.pipeline.stages[name], loaded.pipeline.suites)
     seed = stage_seed(loaded.pipeline, name)
     plugins = _plugins(stage, loaded.base_dir)
     suite = _stage_suite(stage, loaded.pipeline)
@@ -121,7 +123,7 @@ def _plan_stage(
         stage=stage,
         plugins={key: (plugin.name, plugin.settings) for key, plugin in plugins.items()},
         inputs={need: planned[need].identity for need in needs},
-        data_fingerprints=fingerprints,
+        data_fingerprints=[*fingerprints, *_left_out(stage)],
         precision=loaded.cluster.precision,
         seed=seed,
         # Whose abilities the tax is counted from changes no question, but the result.
@@ -172,6 +174,22 @@ def _fingerprints(stage: StageBase) -> list[str]:
     if isinstance(stage, SftStage | OnlineRlStage):
         return [data_fingerprint(part) for part in stage.data.parts.values()]
     return []
+
+
+def _with_questions(stage: StageBase, suites: Mapping[str, Suite]) -> StageBase:
+    """The stage; its data knows the questions of the suites that `decontaminate` names."""
+    if isinstance(stage, SftStage | OnlineRlStage):
+        return stage.model_copy(update={"data": resolved(stage.data, suites)})
+    return stage
+
+
+def _left_out(stage: StageBase) -> list[str]:
+    """What rows of each part are compared with; empty where none are."""
+    data = getattr(stage, "data", None)
+    if not isinstance(data, ResolvedData) or not data.questions:
+        return []
+    prints = {name: questions_fingerprint(of) for name, of in data.questions.items()}
+    return [prints.get(part.decontaminate or "", "") for part in data.parts.values()]
 
 
 def _data(stage: StageBase, fingerprints: list[str]) -> tuple[Mapping[str, str], ...]:

@@ -12,6 +12,8 @@ from posttrain.prompts.microworld import generate
 from posttrain.prompts.rows import read_rows
 
 MICROWORLD = "microworld/"
+EVALUATION_SEED = 20_000_003
+"""Every model and every stage is asked the same questions, with the same sampling noise."""
 
 
 @dataclass(frozen=True, slots=True)

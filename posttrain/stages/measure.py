@@ -15,6 +15,7 @@ from posttrain.config.pipeline import Cluster, Suite, TaskSpec
 from posttrain.config.plugins import labelled, source_fingerprint
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.ports import EngineSpec
+from posttrain.prompts.sources import EVALUATION_SEED
 from posttrain.reward.worker import RewardPool
 from posttrain.stages import statistics
 from posttrain.stages.context import context_length, engine_spec
@@ -26,7 +27,6 @@ ANSWERS_KEPT = 64  # per task, for the report: the same prompts for every model
 PERPLEXITY_WINDOW_TOKENS = 256
 LONGEST_PROMPT_TOKENS = 2048
 VERIFIER_TIMEOUT_S = 10.0
-EVALUATION_SEED = 20_000_003  # the same questions and sampling noise for every model and stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,9 @@ def suite_fingerprint(suite: Suite, data_fingerprints: Mapping[str, str]) -> str
 
 def _task_asks(spec: TaskSpec) -> dict[str, Any]:
     """A task without the place of its data, and with the content of a reward file of the user's."""
-    asks = spec.model_dump(exclude={"data": {"path", "name", "split", "revision", "mix"}})
+    asks = spec.model_dump(
+        exclude={"data": {"path", "name", "split", "revision", "mix", "decontaminate"}}
+    )
     if spec.reward is not None:
         asks["reward_source"] = source_fingerprint(spec.reward.name)
         asks["reward"]["settings"] = labelled(spec.reward.settings)

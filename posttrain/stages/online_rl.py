@@ -15,6 +15,7 @@ from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
 from posttrain.ports import EngineSpec
+from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import OnlineJob, PluginRef
 from posttrain.stages.questions import render_prompts
@@ -29,9 +30,11 @@ def run(
     model_path = context.inputs[stage.model].path
     answer_tokens = stage.sampling.max_new_tokens
     room = context_length(model_path) - answer_tokens
+    report = context.directory / REPORT_FILE
     prompts = context.launcher.call(
-        render_prompts, model_path, stage.data.model_dump(), room, None, context.seed
+        render_prompts, model_path, stage.data.model_dump(), room, None, context.seed, str(report)
     )
+    tell_left_out(report, context.tracker)
     longest = max(len(prompt.token_ids) for prompt in prompts)
     prompts, heldout = split_heldout(prompts, stage.heldout.prompts if stage.heldout else 0)
     engines = context.num_engines(stage.resources)

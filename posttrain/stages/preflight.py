@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
-from posttrain.config.pipeline import DataSpec, OnlineRlStage, Suite
+from posttrain.config.pipeline import OnlineRlStage, Suite
 from posttrain.config.plugin import JUDGE_STAGE
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList
 from posttrain.stages.jobs import PluginRef
@@ -119,7 +120,7 @@ def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     prompts = _rendered(folder, json.dumps(few), room)
     if request.online is None or request.places is None:
         return
-    seen_all = _seen_all(prompts, request.online.data, DataSpec.model_validate(few))
+    seen_all = _seen_all(prompts, request.online.data, ResolvedData.model_validate(few))
     different = len({prompt.token_ids for prompt in prompts}) if seen_all else None
     longest = max(len(prompt.token_ids) for prompt in prompts)
     problems = check_step(request.stage, request.online, different, longest, request.places)

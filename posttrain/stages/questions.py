@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from posttrain.config.pipeline import DataSpec
+from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.errors import InputError, Problem
 from posttrain.types import Prompt
 
@@ -24,23 +24,30 @@ class Window:
 
 
 def render_prompts(
-    model_path: str, data: Mapping[str, Any], max_prompt_tokens: int, limit: int | None, seed: int
+    model_path: str,
+    data: Mapping[str, Any],
+    max_prompt_tokens: int,
+    limit: int | None,
+    seed: int,
+    report_to: str | None = None,
 ) -> list[Prompt]:
     """Prompts of a data set, tokenised with a model's own tokenizer and template.
 
     Prompts of more than `max_prompt_tokens` are refused, or left out where `data.too_long` is
-    `drop`. Raises InputError.
+    `drop`; those of `data.decontaminate` are left out, and the file `report_to` says which. Raises
+    InputError.
     """
     from posttrain.model.chat import render_prompt
     from posttrain.model.load import load_tokenizer
-    from posttrain.prompts.sources import read_data
+    from posttrain.prompts.decontamination import TrainingRows
 
-    spec = DataSpec.model_validate(dict(data))
+    spec = ResolvedData.model_validate(dict(data))
+    rows = TrainingRows(spec, seed=seed, needs=("prompt",))
     tokenizer = load_tokenizer(model_path)
     prompts: list[Prompt] = []
     too_long: list[tuple[DataRow, int]] = []
     times: Counter[str] = Counter()
-    for each in read_data(spec, seed=seed, needs=("prompt",)):
+    for each in rows:
         rendered = render_prompt(each.row, tokenizer)
         ids = tuple(rendered.token_ids)
         if len(ids) > max_prompt_tokens:
@@ -53,6 +60,7 @@ def render_prompts(
         prompts.append(Prompt(name, each.source, ids, rendered.text, each.row))
         if limit is not None and len(prompts) == limit:
             break
+    rows.write_report(report_to)
     refuse_too_long("prompt-too-long", too_long, f"{max_prompt_tokens} are left beside the answer")
     if not prompts:
         raise InputError(

@@ -15,7 +15,9 @@ from posttrain.track.mishaps import num_restarts
 from posttrain.track.rows import total_of
 from posttrain.track.views import RunView, StageView
 
-QUIET = {"note", "note_over", "sync", "waiting", "gate", "saved", "asking", "measured"}
+QUIET = {"note", "note_over", "sync", "waiting", "gate", "saved", "asking", "measured"} | {
+    "decontaminated"  # stands in the lineage, beside the data
+}
 
 
 @dataclass(frozen=True, slots=True)

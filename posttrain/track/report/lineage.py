@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from posttrain.track.views import RunView, StageView
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Rows that overlap with questions: `text` says it in a line, the rest with examples."""
+
+    text: str
+    rows: Sequence[tuple[str, str, str, str, str]]  # source, task, rows, first prompt, question
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +26,7 @@ class Origin:
     result: str
     inputs: Sequence[tuple[str, str]]  # stage, identity
     data: Sequence[tuple[str, str, str]]  # path, fingerprint, rows
+    left_out: LeftOut | None
     seed: str
     command: str
 
@@ -40,9 +50,24 @@ def _origin(stage: StageView) -> Origin:
             (str(data.get("path", "")), str(data.get("fingerprint", "")), str(data.get("rows", "")))
             for data in manifest.get("data") or ()
         ],
+        _left_out(stage),
         "" if seed is None else str(seed),
         str(manifest.get("command") or ""),
     )
+
+
+def _left_out(stage: StageView) -> LeftOut | None:
+    try:
+        report = json.loads((stage.directory / "decontamination.json").read_text("utf-8"))
+        rows = [
+            (source, task, str(found["rows"]), first.get("prompt", ""), first.get("question", ""))
+            for source, counted in report["sources"].items()
+            for task, found in counted["tasks"].items()
+            for first in (found["examples"] or [{}])[:1]
+        ]
+        return LeftOut(str(report["text"]), rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing, or half there
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from posttrain.config.data import ResolvedData
 from posttrain.config.load import load_pipeline
-from posttrain.config.pipeline import DataSpec, TaskSpec
+from posttrain.config.pipeline import DataSpec, SftStage, Suite, TaskSpec
+from posttrain.config.tasks import resolved
 
 MIX = "data: {mix: {sums: {path: microworld/arithmetic_worked, take: 8}, rows: rows.jsonl}}"
 
@@ -46,9 +48,33 @@ def test_what_is_no_data_is_said(spec, message):
         DataSpec.model_validate(spec)
 
 
-def test_a_task_asks_one_data_set():
+def test_a_task_asks_one_data_set_and_is_compared_with_none():
     with pytest.raises(ValidationError, match="a task asks one data set"):
         TaskSpec.model_validate({"data": {"mix": {"a": "a.jsonl"}}, "reward": "gsm8k"})
+    with pytest.raises(ValidationError, match="questions are what rows are compared with"):
+        TaskSpec.model_validate({"data": {"path": "a.jsonl", "decontaminate": "abilities"}})
+
+
+def test_a_suite_of_a_mixture_is_that_of_parts_without_their_own():
+    parts = {"a": "a.jsonl", "b": {"path": "b.jsonl", "decontaminate": "other"}}
+    mixture = DataSpec.model_validate({"mix": parts, "decontaminate": "abilities"})
+    suites = [part.decontaminate for part in mixture.parts.values()]
+    assert suites == ["abilities", "other"]
+    assert DataSpec(path="a.jsonl", decontaminate="abilities").parts["a.jsonl"].decontaminate
+
+
+def test_questions_travel_with_data_and_are_not_written_down():
+    suite = Suite(gain=["microworld/copy"], keep=["perplexity/wikitext"])
+    data = DataSpec(path="rows.jsonl", decontaminate="abilities")
+    sent = resolved(data, {"abilities": suite, "unused": suite})
+    copied = DataSpec(path="microworld/copy", split="test")
+    assert sent.questions == {"abilities": {"microworld/copy": copied}}
+    assert ResolvedData.model_validate(sent.model_dump()) == sent
+    assert resolved(sent, {"abilities": suite}) == sent
+    stage = SftStage.model_validate({"kind": "sft", "model": "base", "data": data})
+    planned = stage.model_copy(update={"data": sent})
+    assert planned.model_dump() == stage.model_dump()
+    assert planned.data.model_dump()["questions"]
 
 
 def test_files_of_parts_lie_beside_the_pipeline_file(write_pipeline):

@@ -55,6 +55,22 @@ def test_rows_of_a_mixture_are_trained_on(micro, mixture):
     assert [row.text.partition("=")[0] for row in rows] == ["copy a", "copy b", "copy c"]
 
 
+def test_rows_that_overlap_with_questions_are_left_out(micro, mixture, tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"prompt": "copy b="}\n{"prompt": "copy d="}\n')
+    questions = {"abilities": {"mine": {"path": str(asked)}}}
+    data = mixture | {"decontaminate": "abilities", "questions": questions}
+    report = tmp_path / "report.json"
+    prompts = render_prompts(micro, data, 40, None, 0, str(report))
+    assert [prompt.text for prompt in prompts] == ["copy a=", "copy c="]
+    written = json.loads(report.read_text())
+    assert {name: each["left_out"] for name, each in written["sources"].items()} == {"b": 1, "a": 0}
+    report.unlink()
+    rows = render_rows(micro, data, 40, 0, str(report))
+    assert [row.text.partition("=")[0] for row in rows] == ["copy a", "copy c"]
+    assert json.loads(report.read_text()) == written
+
+
 def test_each_part_says_what_becomes_of_its_long_rows(micro, mixture):
     mixture["mix"]["a"]["too_long"] = "refuse"
     for render in (

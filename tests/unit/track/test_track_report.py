@@ -141,6 +141,23 @@ def test_what_a_reader_reads(report):
         assert line in text, line
 
 
+def test_rows_left_out_stand_beside_the_data(tmp_path):
+    run = write_run(tmp_path / "quickstart")
+    folder = next((run / "sft").iterdir())
+    example = {"row": "a:1", "prompt": "<b>copy</b> ab=", "question": "copy ab=", "share": 1.0}
+    found = {"rows": 1, "examples": [example]}
+    report = {
+        "text": "1 of 4096 rows overlap with questions and are left out: mine 1",
+        "sources": {"part": {"rows": 4096, "left_out": 1, "tasks": {"mine": found}}},
+    }
+    for content, shown in ((report, True), ({"text": 3}, False)):
+        (folder / "decontamination.json").write_text(json.dumps(content))
+        page = own_text(write_report(run, run / "report.html").read_text("utf-8"))
+        text = re.sub(r"\s+", " ", " ".join(Page(page).text))
+        assert ("1 of 4096 rows overlap with questions and are left out: mine 1" in text) == shown
+        assert ("part mine 1 <b>copy</b> ab= copy ab=" in text) == shown
+
+
 def test_boxes_of_the_graph_lead_to_places_that_exist(report):
     page = Page(own_text(report))
     missing = [link for link in page.links if link.removeprefix("#") not in page.ids]
