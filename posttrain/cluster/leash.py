@@ -5,6 +5,9 @@ starter dies. Then the command and all that it started are ended: asked first, k
 The leash has to lead a session of its own. Imports nothing heavy: it lives as long as the command.
 
 (`PR_SET_PDEATHSIG` would end one process only, and already when the starting thread ends.)
+
+It forks first: where a Ray worker ends, its raylet kills the worker's own children at once, and who
+watches the pipe must be left to do its work.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ def main() -> int:
     """Exit status of the command, negative where a signal ended it."""
     pipe, command = int(sys.argv[1]), sys.argv[2:]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # meant for the rest of the group
+    if watcher := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(watcher, 0)[1])
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_heed_sigterm)
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)

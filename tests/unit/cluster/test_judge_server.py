@@ -64,6 +64,20 @@ def gone(pid, within_s=20.0):
     return not is_alive(pid)
 
 
+def test_it_ends_where_a_raylet_kills_its_worker_s_children(tmp_path):
+    """The worker dies, and at the same moment whoever it had started itself."""
+    server = stand_in(tmp_path / "judge.log")
+    server.start()
+    child = child_of(tmp_path / "judge.log")
+    os.kill(server._process.pid, signal.SIGKILL)
+    os.close(server._pipe)
+    server._pipe = -1
+    try:
+        assert gone(child)
+    finally:
+        server.stop()
+
+
 def child_of(log):
     return int(log.read_text().split()[1])
 
