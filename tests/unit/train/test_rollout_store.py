@@ -21,6 +21,7 @@ def test_a_row_says_everything_of_its_answer(hand_made_batch):
         "score": 1.0,
         "passed": True,
         "parts": '{"format": 1.0}',
+        "reason": "",
         "tokens": 3,
         "cut": False,
         "version_from": 2,
