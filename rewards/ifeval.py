@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from posttrain.config.strict import StrictModel
 from posttrain.reward.constraints.following import followed
-from posttrain.reward.ifeval_accuracy import counts
+from posttrain.reward.ifeval_accuracy import accuracy, counts
 from posttrain.reward.languages import language_of
 from posttrain.reward.protocol import Example
 from posttrain.types import Score
@@ -50,6 +50,17 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
 def warm_up(config: Config) -> None:
     """The profiles of languages take a second to load."""
     language_of("a text")
+
+
+def summary(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """IFEval's four accuracies: by prompt and by instruction, strict and loose."""
+    found = accuracy(parts)
+    return {
+        "prompts, strict": found.prompt_strict,
+        "prompts, loose": found.prompt_loose,
+        "instructions, strict": found.instruction_strict,
+        "instructions, loose": found.instruction_loose,
+    }
 
 
 def gold(config: Config) -> Sequence[Example]:

@@ -108,6 +108,12 @@ def _print_table(suite: Suite, measured: Mapping[str, Measurement]) -> None:
         table.add_row(name, *cells)
         first = first or measurement
     Console().print(table)
+    for task in tasks:
+        for name, measurement in measured.items():
+            shares = measurement.tasks[task].details.items()
+            if shares:
+                told = "; ".join(f"{what} {100 * share:.0f} %" for what, share in shares)
+                print(f"{task.rpartition('/')[2]}, {name}: {told}")
     print(f"{suite.prompts_per_task} prompts per task", file=sys.stderr)
 
 

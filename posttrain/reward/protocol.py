@@ -14,6 +14,9 @@ outside its time limit: for what takes long to load. `FORM_ONLY = True` says tha
 answer is written and not whether it is right, so that an audit does not blame it for paying for
 answers that say nothing.
 
+`summary(parts)` may sum up the parts of many scores as shares by name, for what a suite shows
+beside the share of right answers.
+
 A reward that needs something outside (an endpoint, a container) may have `ready(config)`, sync or
 async: it is called once before a run and raises RewardBroken with what is missing and what to do.
 Such a reward may have no examples: a sound judge need not give full marks to anything.

@@ -7,12 +7,12 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from posttrain.config.pipeline import Cluster, Suite, TaskSpec
-from posttrain.config.plugins import labelled, source_fingerprint
+from posttrain.config.plugins import labelled, load_plugin, source_fingerprint
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.ports import EngineSpec
 from posttrain.prompts.sources import EVALUATION_SEED
@@ -27,6 +27,7 @@ ANSWERS_KEPT = 64  # per task, for the report: the same prompts for every model
 PERPLEXITY_WINDOW_TOKENS = 256
 LONGEST_PROMPT_TOKENS = 2048
 VERIFIER_TIMEOUT_S = 10.0
+OUTSIDE_TIMEOUT_S = 300.0  # of verifiers that ask something outside, with retries of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class TaskResult:
     passed: tuple[int, ...] = ()  # one per prompt
     answers: tuple[Mapping[str, Any], ...] = ()
     broken: int = 0  # answers that the verifier failed on: left out, never counted as wrong
+    details: Mapping[str, float] = field(default_factory=dict)  # shares that the verifier sums up
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Measurement:
                     "kind": result.kind,
                     "prompts": result.prompts,
                     "broken": result.broken,
+                    **({"details": dict(result.details)} if result.details else {}),
                 }
                 for name, result in self.tasks.items()
             },
@@ -158,9 +161,15 @@ class Evaluator:
             return _perplexity(engine, asked)
         sampling = Sampling(spec.max_new_tokens, suite.temperature, EVALUATION_SEED)
         rollouts = engine.generate_many(list(asked), sampling)
-        with RewardPool(spec.reward.name, spec.reward.settings, VERIFIER_TIMEOUT_S) as pool:
+        module = load_plugin("reward", spec.reward.name)
+        timeout_s = OUTSIDE_TIMEOUT_S if hasattr(module, "ready") else VERIFIER_TIMEOUT_S
+        with RewardPool(spec.reward.name, spec.reward.settings, timeout_s) as pool:
             scores = pool.score([p.row for p in asked], [r.text for r in rollouts])
-        return _accuracy(asked, [r.text for r in rollouts], scores)
+        result = _accuracy(asked, [r.text for r in rollouts], scores)
+        if not hasattr(module, "summary"):
+            return result
+        parts = [score.parts for score in scores if not isinstance(score, Exception)]
+        return replace(result, details=module.summary(parts))
 
 
 def render_suite(

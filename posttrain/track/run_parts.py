@@ -91,7 +91,12 @@ def _intervals(value: Any) -> dict[str, Interval]:
 def _tasks(value: Any) -> dict[str, TaskResult]:
     items = value.items() if isinstance(value, Mapping) else ()
     return {
-        str(task): TaskResult(found, str(item.get("kind", "accuracy")), item.get("prompts"))
+        str(task): TaskResult(
+            found,
+            str(item.get("kind", "accuracy")),
+            item.get("prompts"),
+            item.get("details") or {},
+        )
         for task, item in items
         if (found := _interval(item)) is not None
     }

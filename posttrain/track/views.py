@@ -20,6 +20,7 @@ class TaskResult:
     value: Interval  # accuracy 0..1, or perplexity
     kind: str = "accuracy"
     prompts: int | None = None
+    details: Mapping[str, float] = field(default_factory=dict)  # further shares 0..1, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,8 +97,12 @@ def test_the_suite_asks_all_three_kinds(run):
     for model in ("base", "rlvr"):
         assert set(final[model]) == {"gsm8k", "ifeval", "humaneval"}
         assert all(0.0 <= task["value"] <= 1.0 for task in final[model].values())
+        shares = final[model]["ifeval"]["details"]
+        assert shares["prompts, strict"] == final[model]["ifeval"]["value"]
+        assert shares["instructions, loose"] >= shares["instructions, strict"] >= 0.0
 
 
 def test_the_report_shows_what_each_source_earned_and_each_judge_refused(run):
     page = (run[0] / "report.html").read_text()
     assert 'id="rewards"' in page and "no_loops" in page
+    assert "instructions, loose" in page

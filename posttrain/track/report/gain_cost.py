@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.track.formatting import (
     duration,
     half_width,
+    percent,
     percent_interval,
     significant,
     task_label,
@@ -47,6 +48,7 @@ class CostTable:
     with_tax: bool
     tax_since: str
     prompts: str  # how many prompts stand behind a number
+    details: Sequence[tuple[str, str, str]] = ()  # model, task, further shares of its answers
 
 
 def cost_table(view: RunView) -> CostTable | None:
@@ -65,7 +67,17 @@ def cost_table(view: RunView) -> CostTable | None:
         with_tax=any(row.tax is not None for row in rows),
         tax_since=suite.tax_since or "",
         prompts=" or ".join(str(count) for count in sorted(prompts)),
+        details=[
+            (row.stage.name, task_label(task), _shares(row.measured.tasks[task].details))
+            for task in (*gain, *keep)
+            for row in rows
+            if task in row.measured.tasks and row.measured.tasks[task].details
+        ],
     )
+
+
+def _shares(details: Mapping[str, float]) -> str:
+    return "; ".join(f"{name} {percent(share)}" for name, share in details.items())
 
 
 def _row(row: ModelRow, gain: Sequence[str], keep: Sequence[str], taken: str | None) -> CostRow:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from posttrain.config.plugins import load_plugin, shipped
@@ -23,6 +25,11 @@ def test_every_reward_scores_its_gold_examples(name):
     except NoSandbox as missing:
         pytest.skip(missing.message)
     assert failed == []
+
+
+def test_the_docs_list_every_reward():
+    page = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text()
+    assert [name for name in shipped("reward") if f"`{name}`" not in page] == []
 
 
 def test_the_first_rewards_are_there():
