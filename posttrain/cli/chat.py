@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from posttrain.cli.run import RUNS_DIR, RunsDir
-from posttrain.errors import InputError, Problem
+from posttrain.errors import InputError, Problem, RewardBroken
 
 HELP = "/score REWARD ANSWER   /other MODEL   /help   /quit"
 
@@ -126,16 +126,22 @@ def _command(line: str, speakers: list[Speaker], runs_dir: Path) -> list[Speaker
 def _score(name: str, rest: str) -> None:
     """`/score arithmetic 42 = 42`: the right answer, `=`, the answer to judge."""
     from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.reward.protocol import Example, score_one
 
     right, _, given = rest.partition("=")
+    row = {"answer": right.strip(), "task": f"microworld/{name}"}
+    example = Example(row, given.strip() or right.strip())
     try:
         module = load_plugin("reward", name, Path.cwd())
+        score = score_one(module, example, plugin_config(module, {}))
     except InputError as error:
         print(error.problems[0].render())
         return
-    row = {"answer": right.strip(), "task": f"microworld/{name}"}
-    score = module.score(row, given.strip() or right.strip(), plugin_config(module, {}))
-    print(f"     {name} → {score.value:g}")
+    except RewardBroken as error:
+        print(f"     {name} cannot tell: {error.message}")
+        return
+    because = f": {score.reason}" if score.reason else ""
+    print(f"     {name} → {score.value:g}{because}")
 
 
 def _answer(

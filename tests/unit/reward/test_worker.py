@@ -143,3 +143,98 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+SIDE_BY_SIDE = """
+import asyncio, time
+from posttrain.config.strict import StrictModel
+from posttrain.types import Score
+
+class Config(StrictModel):
+    pass
+
+def gold(config): return []
+def bad(config): return []
+
+async def score(row, completion, config):
+    if completion == "block":
+        time.sleep(60)  # holds the whole loop, as no async code should
+    await asyncio.sleep(30 if completion == "wait" else 0.05)
+    return Score(float(len(completion)), reason="counted")
+"""
+BATCHED = """
+import time
+from posttrain.config.strict import StrictModel
+from posttrain.errors import RewardBroken
+from posttrain.types import Score
+
+class Config(StrictModel):
+    pass
+
+def gold(config): return []
+def bad(config): return []
+
+def score_many(rows, completions, config):
+    if "block" in completions:
+        time.sleep(60)
+    if "short" in completions:
+        return []
+    return [RewardBroken("no") if c == "broken" else Score(float(len(completions)))
+            for c in completions]
+"""
+GREEDY = """
+from posttrain.config.strict import StrictModel
+from posttrain.types import Score
+
+class Config(StrictModel):
+    pass
+
+def gold(config): return []
+def bad(config): return []
+
+def score(row, completion, config):
+    return Score(float(len(bytearray(int(completion) * 1_000_000)) > 0))
+"""
+
+
+def pool_of(tmp_path, source, timeout_s=1.0, **settings):
+    path = tmp_path / "mine.py"
+    path.write_text(source)
+    return RewardPool(str(path), {}, timeout_s, **settings)
+
+
+def test_async_answers_wait_side_by_side_each_with_a_limit_of_its_own(tmp_path):
+    with pool_of(tmp_path, SIDE_BY_SIDE) as pool:
+        pool.score([{}], ["warm"])
+        began = time.monotonic()
+        outcomes = pool.score([{}] * 41, ["x" * 5] * 20 + ["wait"] + ["y" * 7] * 20)
+        elapsed_s = time.monotonic() - began
+    assert [o.value for o in outcomes[:20] + outcomes[21:]] == [5.0] * 20 + [7.0] * 20
+    assert outcomes[20].message == "no score within 1 s"
+    assert outcomes[0].reason == "counted" and 0.04 < outcomes[0].seconds < 1.0
+    assert elapsed_s < 5.0  # two tries of the one that waits; the others cost nothing beside it
+
+
+def test_where_one_of_many_blocks_all_it_alone_is_blamed(tmp_path):
+    with pool_of(tmp_path, SIDE_BY_SIDE) as pool:
+        outcomes = pool.score([{}] * 3, ["a", "block", "abc"])
+    assert [getattr(o, "value", None) for o in outcomes] == [1.0, None, 3.0]
+    assert "no score within" in outcomes[1].message
+
+
+def test_a_reward_of_batches_gets_them_whole_and_one_by_one_after_a_hang(tmp_path):
+    with pool_of(tmp_path, BATCHED) as pool:
+        whole = pool.score([{}] * 3, ["a", "broken", "b"])
+        assert [getattr(o, "value", None) for o in whole] == [3.0, None, 3.0]
+        assert whole[1].message == "no"
+        hung = pool.score([{}] * 3, ["a", "block", "b"])
+        assert [getattr(o, "value", None) for o in hung] == [1.0, None, 1.0]
+        (short,) = pool.score([{}], ["short"])
+        assert short.message == "score_many() gave 0 scores for 1"
+
+
+def test_a_reward_that_wants_too_much_memory_is_broken_and_the_rest_is_scored(tmp_path):
+    with pool_of(tmp_path, GREEDY, timeout_s=5.0, memory_mb=1000) as pool:
+        outcomes = pool.score([{}] * 3, ["10", "4000", "20"])
+    assert [getattr(o, "value", None) for o in outcomes] == [1.0, None, 1.0]
+    assert "MemoryError" in outcomes[1].message
