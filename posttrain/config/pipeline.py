@@ -234,7 +234,7 @@ class RewardSpec(RewardPlugin):
 
     timeout_s: float = Field(default=5.0, gt=0)
     """A verifier that takes longer is killed; the answer is retried, then dropped and counted."""
-    memory_mb: int = Field(default=4096, gt=0)
+    process_memory_mb: int = Field(default=4096, gt=0)
     """Address space of a verifier's process; one that wants more is broken, not wrong."""
     scale: float = Field(default=1.0, gt=0)
     """What scores are multiplied with before the algorithm sees them (Tülu 3 pays 10 for a right

@@ -28,7 +28,7 @@ UNCOUNTED = (
     "checkpoint_every",
     "logprob_check_every",
     "reward.timeout_s",
-    "reward.memory_mb",
+    "reward.process_memory_mb",
     "reference",
 )
 """Dotted keys of a stage that are outside its identity."""

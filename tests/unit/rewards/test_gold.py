@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.config.pipeline import RewardSpec
 from posttrain.config.plugins import load_plugin, shipped
 from posttrain.errors import NoSandbox, RewardBroken
 from posttrain.reward.protocol import failed_gold
@@ -46,3 +47,10 @@ def test_gsm8k_refuses_a_row_without_a_number():
     gsm8k = load_plugin("reward", "gsm8k")
     with pytest.raises(RewardBroken, match="ends in 'seventy', not in a number"):
         gsm8k.score({"answer": "#### seventy"}, "72", gsm8k.Config())
+
+
+@pytest.mark.parametrize("name", shipped("reward"))
+def test_no_setting_is_taken_by_a_key_of_the_stage_s_own(name):
+    """Both stand beside the reward's name: `reward: {name: code, timeout_s: 5, ...}`."""
+    config = load_plugin("reward", name).Config
+    assert set(RewardSpec.model_fields) & set(config.model_fields) == set()
