@@ -94,6 +94,7 @@ class RewardActor:
         name: str,
         settings: Mapping[str, Any],
         timeout_s: float,
+        processes: int,
         memory_mb: int,
         judges: Mapping[str, EngineSpec],
         directory: str,
@@ -114,7 +115,7 @@ class RewardActor:
             self._trouble = RewardBroken(error.message, help=error.help)
             return
         told = self._judges.settings(settings)
-        self._pool = RewardPool(name, told, timeout_s, memory_mb=memory_mb)
+        self._pool = RewardPool(name, told, timeout_s, processes, memory_mb)
 
     def score_many(self, groups: Sequence[tuple[Prompt, Sequence[RolloutRef]]]) -> list[Scoring]:
         """One entry per group. Raises RewardBroken where the reward cannot be used at all.

@@ -161,6 +161,7 @@ class RayLauncher:
                 reward.name,
                 reward.settings,
                 job.reward_timeout_s,
+                job.reward_processes,
                 job.reward_memory_mb,
                 job.judges,
                 job.directory,

@@ -234,6 +234,9 @@ class RewardSpec(RewardPlugin):
 
     timeout_s: float = Field(default=5.0, gt=0)
     """A verifier that takes longer is killed; the answer is retried, then dropped and counted."""
+    processes: int = Field(default=1, gt=0)
+    """Processes that score side by side. Texts and numbers need one; programs that are run, or
+    expressions that are worked out, take tens of milliseconds each and want more."""
     process_memory_mb: int = Field(default=4096, gt=0)
     """Address space of a verifier's process; one that wants more is broken, not wrong."""
     scale: float = Field(default=1.0, gt=0)

@@ -28,6 +28,7 @@ UNCOUNTED = (
     "checkpoint_every",
     "logprob_check_every",
     "reward.timeout_s",
+    "reward.processes",
     "reward.process_memory_mb",
     "reference",
 )

@@ -36,7 +36,8 @@ class OnlineJob:
     algorithm: PluginRef
     reward: PluginRef
     reward_timeout_s: float
-    reward_memory_mb: int
+    reward_processes: int
+    reward_memory_mb: int  # of each process
     judges: Mapping[str, EngineSpec]  # by the stage whose model judges
     reward_scale: float
     prompts: tuple[Prompt, ...]

@@ -49,6 +49,7 @@ def run(
         algorithm=algorithm,
         reward=reward,
         reward_timeout_s=stage.reward.timeout_s,
+        reward_processes=stage.reward.processes,
         reward_memory_mb=stage.reward.process_memory_mb,
         judges=_judges(stage, context),
         reward_scale=stage.reward.scale,

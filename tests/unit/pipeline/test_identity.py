@@ -95,6 +95,7 @@ UNCOUNTED_CHANGES: dict[str, dict[str, Any]] = {
     "logprob_check_every": {"logprob_check_every": 3},
     "reference": {"reference": "offload"},
     "reward.timeout_s": {"reward": {"name": "gsm8k", "timeout_s": 30}},
+    "reward.processes": {"reward": {"name": "gsm8k", "processes": 4}},
     "reward.process_memory_mb": {"reward": {"name": "gsm8k", "process_memory_mb": 512}},
     "data.path": {"data": "moved/rows.jsonl"},
     "data.name": {"data": {"path": "rows.jsonl", "name": "main"}},
