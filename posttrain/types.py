@@ -60,6 +60,9 @@ class RolloutGroup:
     greedy: Rollout | None = None
 
 
+MOST_SOURCES = 32
+"""Sources of prompts that metrics tell apart; a column of ids would make a metric of each row."""
+
 JUDGE_PART = "judge/"
 """Parts of a score with this prefix say whether a constraint holds: 1.0, or less where not."""
 

@@ -30,8 +30,8 @@ from posttrain.types import Score
 class Config(StrictModel):
     """What programs may use, and what passing some of the tests is worth."""
 
-    run_timeout_s: float = Field(default=4.0, gt=0)
-    """Seconds for one answer's tests together; stay a second below the stage's `reward.timeout_s`,
+    run_timeout_s: float = Field(default=3.0, gt=0)
+    """Seconds for one answer's tests together; stay seconds below the stage's `reward.timeout_s`,
     which takes an answer that is slower for one that could not be judged."""
     memory_mb: int = Field(default=512, ge=64)
     """Memory that each process of an answer may have, in MiB."""

@@ -2,14 +2,16 @@
 
 The mixture of judges of CGPO (Xu et al. 2024, arXiv 2409.20370, section 4): `R_cr = R` where every
 judge is satisfied, else 0. Judges are rewards like any other, rules or models; one is satisfied
-where it passes the answer, or, where it has no opinion of right and wrong, gives it a full 1.
+where it passes the answer, or, where it has no opinion of right and wrong, gives it `at_least`.
 
     reward:
       combine: gated
       score: gsm8k
       judges:
         short: {name: length, high: 400}
-        no_loops: {name: repetition}
+        no_loops: {reward: repetition, at_least: 0.5}
+
+Parts of what a judge is made of stand under the judge's name.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.config.plugin import RewardPlugin
 from posttrain.config.strict import StrictModel
@@ -26,12 +28,33 @@ from posttrain.reward.protocol import Example
 from posttrain.types import JUDGE_PART, Score
 
 
+class Judge(StrictModel):
+    """A constraint; `{name: length, high: 400}` is short for `{reward: {name: length, ...}}`."""
+
+    reward: RewardPlugin
+    """The reward that says whether it holds."""
+    at_least: float = 1.0
+    """The value that satisfies it, where the reward has no opinion of right and wrong."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_reward(cls, value: Any) -> Any:
+        is_rule = isinstance(value, dict) and "reward" in value
+        return value if is_rule or isinstance(value, cls) else {"reward": value}
+
+    def is_satisfied(self, verdict: Score) -> bool:
+        """By the reward's own opinion, or else by its value."""
+        if verdict.passed is not None:
+            return verdict.passed
+        return verdict.value >= self.at_least - 1e-9
+
+
 class Config(StrictModel):
     """What is earned, and what has to hold for it."""
 
     score: RewardPlugin = RewardPlugin(name="gsm8k")
     """The reward of an answer that satisfies all judges."""
-    judges: dict[str, RewardPlugin] = Field(default_factory=dict)
+    judges: dict[str, Judge] = Field(default_factory=dict)
     """Constraints by name: each is a reward, and satisfied where that passes the answer."""
 
 
@@ -40,8 +63,9 @@ async def score(row: Mapping[str, Any], completion: str, config: Config) -> Scor
     inner = await scored(config.score, row, completion)
     parts, broken = dict(inner.parts), []
     for name, judge in config.judges.items():
-        verdict = await scored(judge, row, completion)
-        satisfied = verdict.value >= 1.0 if verdict.passed is None else verdict.passed
+        verdict = await scored(judge.reward, row, completion)
+        satisfied = judge.is_satisfied(verdict)
+        parts |= {f"{name}/{part}": value for part, value in verdict.parts.items()}
         parts[f"{JUDGE_PART}{name}"] = float(satisfied)
         if not satisfied:
             broken.append(f"{name}: {verdict.reason}" if verdict.reason else name)

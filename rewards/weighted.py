@@ -20,7 +20,7 @@ from posttrain.config.plugin import RewardPlugin
 from posttrain.config.strict import StrictModel
 from posttrain.reward.parts import scored
 from posttrain.reward.protocol import Example
-from posttrain.types import Score
+from posttrain.types import JUDGE_PART, Score
 
 
 class Part(StrictModel):
@@ -47,8 +47,11 @@ async def score(row: Mapping[str, Any], completion: str, config: Config) -> Scor
     value = sum(config.parts[name].weight * each.value for name, each in scores.items())
     opinions = [each.passed for each in scores.values() if each.passed is not None]
     reasons = [f"{name}: {each.reason}" for name, each in scores.items() if each.reason]
-    parts = {inner: v for each in scores.values() for inner, v in each.parts.items()}
-    parts |= {name: each.value for name, each in scores.items()}
+    parts = {name: each.value for name, each in scores.items()}
+    for name, each in scores.items():  # judges keep their names: they are told of by them
+        for part, value_of_part in each.parts.items():
+            own = part if part.startswith(JUDGE_PART) else f"{name}/{part}"
+            parts[own] = value_of_part
     return Score(value, all(opinions) if opinions else None, parts, "; ".join(reasons))
 
 

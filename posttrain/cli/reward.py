@@ -12,6 +12,7 @@ import typer
 
 from posttrain.errors import InputError, Problem
 
+ALWAYS_SOUND = ("asked twice", "time")  # also where nothing was asked
 MARKS = {"sound": "✓", "note": "·", "unsound": "✗"}
 
 
@@ -107,7 +108,7 @@ def _audit(
     if unsound:
         print(f"{name} can be fooled or breaks: {', '.join(each.about for each in unsound)}")
         return 1
-    asked = any(each.verdict == "sound" for each in findings if each.about != "asked twice")
+    asked = any(each.verdict == "sound" for each in findings if each.about not in ALWAYS_SOUND)
     print(f"{name} is sound" if asked else f"{name} has no examples to be asked about")
     return 0
 

@@ -85,12 +85,12 @@ def _print_row(place: str, tokens: list[tuple[str, bool]]) -> None:
 
 
 def _print_scores(reward: Any) -> None:
-    from posttrain.config.plugins import load_plugin, plugin_config
-    from posttrain.stages.preflight import with_parts
+    from posttrain.config.plugin import RewardPlugin
+    from posttrain.config.plugins import with_parts
 
-    for part in with_parts(reward):
-        module = load_plugin("reward", part.name, part.base_dir)
-        _print_examples(part.name, module, plugin_config(module, part.settings))
+    plugin = RewardPlugin(name=reward.name, settings=dict(reward.settings))
+    for _, part, module, config in with_parts(plugin, reward.base_dir):
+        _print_examples(part.name, module, config)
 
 
 def _print_examples(name: str, module: Any, config: Any) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.cluster.judge_server import JudgeServer
-from posttrain.config.plugin import JUDGE_STAGE
 from posttrain.ports import EngineSpec
 
 
@@ -36,14 +35,16 @@ class Judges:
 
     def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A reward's settings with the addresses of servers in place of the names of stages."""
-        told = {
-            key: self.settings(value) if isinstance(value, Mapping) else value
-            for key, value in settings.items()
-        }
-        stage = told.get(JUDGE_STAGE)
-        if isinstance(stage, str) and stage in self._settings:
-            told |= {JUDGE_STAGE: "", **self._settings[stage]}
+        told: dict[str, Any] = {key: self._told(value) for key, value in settings.items()}
+        stage = told.get("stage")
+        if isinstance(stage, str) and stage in self._settings and "endpoint" in told:
+            told |= {"stage": "", **self._settings[stage]}
         return told
+
+    def _told(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return self.settings(value)
+        return [self._told(item) for item in value] if isinstance(value, list) else value
 
     def close(self) -> None:
         self._servers.close()

@@ -148,12 +148,13 @@ class RayLauncher:
             self._end_coordinator(coordinator, crew)
 
     def _start_rewards(self, job: OnlineJob, tracker: Tracker) -> Any:
-        reward = job.reward
+        reward, judge_gpus = job.reward, sum(spec.gpus for spec in job.judges.values())
+        self._require_room("judges", 0, judge_gpus)
         return (
             ray.remote(RewardActor)
             .options(
                 num_cpus=0,
-                num_gpus=sum(spec.gpus for spec in job.judges.values()),
+                num_gpus=judge_gpus,
                 max_restarts=-1,
                 max_task_retries=REWARD_RETRIES,
             )
@@ -192,7 +193,7 @@ class RayLauncher:
         from ray.train.v2.api.config import FailureConfig
         from ray.train.v2.api.exceptions import TrainingFailedError
 
-        self._require_room(num_workers, gpus)
+        self._require_room("trainers", num_workers, num_workers * gpus)
         (directory / FAILURE_FILE).unlink(missing_ok=True)  # of an attempt whose driver was killed
         trainer = TorchTrainer(
             worker,
@@ -222,14 +223,14 @@ class RayLauncher:
             ) from error
         raise_failure(directory)
 
-    def _require_room(self, num_workers: int, gpus: int) -> None:
+    def _require_room(self, what: str, cpus: int, gpus: int) -> None:
         """Ray would wait for ever for a placement that cannot be."""
         total = ray.cluster_resources()
-        wanted = {"CPU": float(num_workers), "GPU": float(num_workers * gpus)}
+        wanted = {"CPU": float(cpus), "GPU": float(gpus)}
         for name, count in wanted.items():
             if count > total.get(name, 0.0):
                 raise StageFailed(
-                    f"wants {count:g} {name}s for trainers, the cluster has {total.get(name, 0):g}",
+                    f"wants {count:g} {name}s for {what}, the cluster has {total.get(name, 0):g}",
                     help="resources: {trainers: ...} of the stage, or a larger cluster",
                 )
 

@@ -72,7 +72,7 @@ def _folder(dotted: str, places: Places, base_dir: Path) -> Path:
     return Path.cwd() if any(folder.is_relative_to(each.resolve()) for each in shipped) else folder
 
 
-def _files(raw: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+def _files(raw: Mapping[str, Any]) -> Iterator[tuple[Any, Any, str]]:
     """(block, key, dotted key) of every value that may be a file."""
     for name, stage in _blocks(raw.get("stages")):
         prefix = f"stages.{name}"
@@ -86,7 +86,7 @@ def _files(raw: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
             yield from _of_block(task, f"suites.{name}.tasks.{task_name}")
 
 
-def _of_block(block: dict[str, Any], prefix: str) -> Iterator[tuple[dict[str, Any], str, str]]:
+def _of_block(block: dict[str, Any], prefix: str) -> Iterator[tuple[Any, Any, str]]:
     data = block.get("data")
     if isinstance(data, dict):
         yield from _present(data, "path", join(prefix, "data"))
@@ -103,10 +103,10 @@ def _of_block(block: dict[str, Any], prefix: str) -> Iterator[tuple[dict[str, An
         yield from _python_files(block["reward"], join(prefix, "reward"))
 
 
-def _python_files(block: dict[str, Any], prefix: str) -> Iterator[tuple[dict[str, Any], str, str]]:
+def _python_files(block: Any, prefix: str) -> Iterator[tuple[Any, Any, str]]:
     """Rewards inside a reward that is made of others, wherever it names them."""
-    for key, value in block.items():
-        if isinstance(value, dict):
+    for key, value in block.items() if isinstance(block, dict) else enumerate(block):
+        if isinstance(value, dict | list):
             yield from _python_files(value, join(prefix, key))
         elif isinstance(value, str) and value.endswith(".py"):
             yield block, key, join(prefix, key)

@@ -21,12 +21,25 @@ def _short(key: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
+class ScoredReward(RewardPlugin):
+    """A reward, and how the processes that score with it are held to their limits."""
+
+    timeout_s: float | None = Field(default=None, gt=0)
+    """A verifier that takes longer for an answer is killed; the answer is retried, then dropped and
+    counted. Empty: 10, or 300 where a part of the reward asks something outside."""
+    processes: int = Field(default=1, gt=0)
+    """Processes that score side by side. Texts and numbers need one; programs that are run, or
+    expressions that are worked out, take tens of milliseconds each and want more."""
+    process_memory_mb: int = Field(default=4096, gt=0)
+    """Address space of a verifier's process; one that wants more is broken, not wrong."""
+
+
 class TaskSpec(StrictModel):
     """One named list of questions, or one text for perplexity."""
 
     data: Data
     """Where the questions (or the text) come from; held out from training."""
-    reward: RewardPlugin | None = None
+    reward: ScoredReward | None = None
     """The verifier that says right or wrong; none means perplexity of the column `text`."""
     max_new_tokens: int = Field(default=64, gt=0)
     """Longest answer that is waited for."""
@@ -229,16 +242,9 @@ class RlSampling(StrictModel):
     """Token limit of one answer; what reaches it is cut and counted."""
 
 
-class RewardSpec(RewardPlugin):
+class RewardSpec(ScoredReward):
     """The reward: a file in rewards/, your own, or several combined."""
 
-    timeout_s: float = Field(default=5.0, gt=0)
-    """A verifier that takes longer is killed; the answer is retried, then dropped and counted."""
-    processes: int = Field(default=1, gt=0)
-    """Processes that score side by side. Texts and numbers need one; programs that are run, or
-    expressions that are worked out, take tens of milliseconds each and want more."""
-    process_memory_mb: int = Field(default=4096, gt=0)
-    """Address space of a verifier's process; one that wants more is broken, not wrong."""
     scale: float = Field(default=1.0, gt=0)
     """What scores are multiplied with before the algorithm sees them (Tülu 3 pays 10 for a right
     answer). Matters where something else is added to them, such as the KL; reports show the

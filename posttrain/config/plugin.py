@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
 from posttrain.config.strict import StrictModel
+
+Keys = tuple[str | int, ...]
 
 
 class Plugin(StrictModel):
@@ -54,37 +57,49 @@ class RewardPlugin(Plugin):
         return value
 
 
-JUDGE_STAGE = "stage"
-"""The setting of a judge that names a stage of the pipeline: its model judges."""
+@dataclass(frozen=True, slots=True)
+class _NamesAStage:
+    """Marks a setting whose value is the name of a stage of the pipeline."""
 
 
-def judge_stages(settings: Mapping[str, Any], *path: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(keys as they are written, stage) of the judges in a reward's settings that are models of the
-    run itself.
-    """
-    for key, value in settings.items():
-        if key == JUDGE_STAGE and isinstance(value, str) and value:
-            yield (*path, key), value
-        elif isinstance(value, Mapping):
-            yield from judge_stages(value, *path, *(() if key == "settings" else (str(key),)))
-        elif isinstance(value, RewardPlugin):
-            yield from judge_stages(value.settings, *path, str(key))
+StageName = Annotated[str, _NamesAStage()]
+"""A plug-in's setting that names a stage: the stage becomes an input, and its identity counts."""
 
 
-def is_plugin(value: Mapping[str, Any]) -> bool:
-    """Whether plain values are a plug-in's, written out."""
-    return value.keys() == {"name", "settings"} and isinstance(value["name"], str)
-
-
-def nested_plugins(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Plugin]]:
+def nested_plugins(value: Any, *path: str | int) -> Iterator[tuple[Keys, Plugin]]:
     """(keys that lead there, plug-in) of the plug-ins that a plug-in's Config names, one level
     down: the parts of a reward that is made of others.
     """
     if isinstance(value, Plugin):
         yield path, value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from nested_plugins(getattr(value, name), *path, name)
+    else:
+        for key, item in _items(value):
+            yield from nested_plugins(item, *path, key)
+
+
+def named_stages(value: Any, *path: str | int) -> Iterator[tuple[Keys, str]]:
+    """(keys that lead there, stage) of the settings of type StageName in a Config; not in those of
+    plug-ins that it names.
+    """
+    if isinstance(value, BaseModel) and not isinstance(value, Plugin):
+        for name, field in type(value).model_fields.items():
+            item = getattr(value, name)
+            if item and any(isinstance(each, _NamesAStage) for each in field.metadata):
+                yield (*path, name), item
+    if not isinstance(value, Plugin):
+        for key, item in _items(value):
+            yield from named_stages(item, *path, key)
+
+
+def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
+    if isinstance(value, BaseModel):
+        yield from ((name, getattr(value, name)) for name in type(value).model_fields)
     elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from nested_plugins(item, *path, str(key))
+        yield from ((str(key), item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        yield from enumerate(value)
+
+
+def is_plugin(value: Mapping[str, Any]) -> bool:
+    """Whether plain values are a plug-in's, written out."""
+    return value.keys() == {"name", "settings"} and isinstance(value["name"], str)

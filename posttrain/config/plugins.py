@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from posttrain.config.document import Places, show_path
-from posttrain.config.plugin import Plugin, is_plugin, nested_plugins
+from posttrain.config.plugin import Keys, Plugin, is_plugin, named_stages, nested_plugins
 from posttrain.config.suggest import closest, did_you_mean
 from posttrain.config.wording import problems_of
 from posttrain.errors import InputError, Problem
@@ -98,9 +98,12 @@ def plugin_config(
         raise InputError(problems_of(error, module.Config, path, places or Places())) from error
 
 
-def complete_settings(kind: str, plugin: Plugin, base_dir: str | Path | None) -> dict[str, Any]:
+def complete_settings(
+    kind: str, plugin: Plugin, base_dir: str | Path | None, *, counted_only: bool = False
+) -> dict[str, Any]:
     """All of a plug-in's settings as plain values, defaults included; of a reward that is made of
-    others also theirs. Raises InputError as `load_plugin` and `plugin_config` do.
+    others also theirs. `counted_only`: without those that its Config calls UNCOUNTED, because they
+    change no number. Raises InputError as `load_plugin` and `plugin_config` do.
     """
     config = plugin_config(load_plugin(kind, plugin.name, base_dir), plugin.settings)
     settings: dict[str, Any] = config.model_dump(mode="json")
@@ -108,11 +111,40 @@ def complete_settings(kind: str, plugin: Plugin, base_dir: str | Path | None) ->
         block: Any = settings
         for key in keys[:-1]:
             block = block[key]
-        block[keys[-1]] = {
-            "name": part.name,
-            "settings": complete_settings(kind, part, base_dir),
-        }
+        inner = complete_settings(kind, part, base_dir, counted_only=counted_only)
+        block[keys[-1]] = {"name": part.name, "settings": inner}
+    for key in getattr(config, "UNCOUNTED", ()) if counted_only else ():
+        del settings[key]
     return settings
+
+
+def with_parts(
+    plugin: Plugin, base_dir: str | Path | None, *path: str | int
+) -> Iterator[tuple[Keys, Plugin, ModuleType, Any]]:
+    """(keys, plug-in, module, Config) of a reward, and of whatever it is made of, level by level.
+
+    Raises InputError as `load_plugin` and `plugin_config` do.
+    """
+    module = load_plugin("reward", plugin.name, base_dir)
+    config = plugin_config(module, plugin.settings)
+    yield path, plugin, module, config
+    for keys, part in nested_plugins(config):
+        yield from with_parts(part, base_dir, *path, *keys)
+
+
+def judge_stages(
+    reward: Plugin, base_dir: str | Path | None = None
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """(keys below the reward, stage) of the stages whose models judge in it. What cannot be loaded
+    names none: `check` says what is wrong with it.
+    """
+    found = []
+    try:
+        for keys, _, _, config in with_parts(reward, base_dir):
+            found += [((*keys, *inner), stage) for inner, stage in named_stages(config)]
+    except InputError:
+        pass
+    return found
 
 
 def algorithm_mode(module: ModuleType) -> Mode | None:
@@ -132,6 +164,8 @@ def source_fingerprint(name: str) -> str | None:
 
 def labelled(value: Any) -> Any:
     """A setting in which plug-ins (`{name, settings}`) go by their labels."""
+    if isinstance(value, list):
+        return [labelled(item) for item in value]
     if not isinstance(value, Mapping):
         return value
     inner = {key: labelled(item) for key, item in value.items()}

@@ -25,6 +25,10 @@ _PLUGIN_FIELDS: dict[str, dict[str, tuple[str, str | None]]] = {
 }
 
 
+_REWARD_KEYS = {"OnlineRlStage": "RewardSpec", "TaskSpec": "ScoredReward"}
+"""Whose keys stand beside a reward's settings."""
+
+
 def pipeline_schema() -> dict[str, Any]:
     """The schema as plain JSON values."""
     schema = Pipeline.model_json_schema()
@@ -44,7 +48,7 @@ def pipeline_schema() -> dict[str, Any]:
         _allow_presets(definitions[model.__name__], required=["kind"])
     _allow_presets(definitions["Cluster"], required=[])
     schema["properties"]["cluster"]["anyOf"][0]["examples"] = _cluster_names()
-    for unused in ("Plugin", "RewardSpec"):
+    for unused in ("Plugin", *_REWARD_KEYS.values()):
         definitions.pop(unused, None)
     return schema
 
@@ -93,7 +97,7 @@ def _add_plugin(
 ) -> None:
     """Names and settings of the shipped plug-ins; other names with any settings."""
     field = definitions[owner]["properties"][key]
-    base = definitions["RewardSpec" if owner == "OnlineRlStage" and key == "reward" else "Plugin"]
+    base = definitions[_REWARD_KEYS[owner] if key == "reward" else "Plugin"]
     common = {k: v for k, v in base["properties"].items() if k != "settings"}
     names, branches = [], []
     for name in shipped(kind):

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from posttrain.config.data import ResolvedData
-from posttrain.config.pipeline import DataSpec, Suite, TaskSpec
-from posttrain.config.plugin import RewardPlugin
+from posttrain.config.pipeline import DataSpec, ScoredReward, Suite, TaskSpec
 
 _SKILLS = ("copy", "reverse", "sort", "count")
 
 BUILT_IN: dict[str, TaskSpec] = {
     "microworld/arithmetic": TaskSpec(
         data=DataSpec(path="microworld/arithmetic", split="test"),
-        reward=RewardPlugin(name="arithmetic"),
+        reward=ScoredReward(name="arithmetic"),
         max_new_tokens=32,
     ),
     **{
         f"microworld/{skill}": TaskSpec(
             data=DataSpec(path=f"microworld/{skill}", split="test"),
-            reward=RewardPlugin(name="skill"),
+            reward=ScoredReward(name="skill"),
             max_new_tokens=16,
         )
         for skill in _SKILLS
@@ -28,7 +27,7 @@ BUILT_IN: dict[str, TaskSpec] = {
         data=DataSpec(
             path="openai/gsm8k", name="main", split="test", columns={"prompt": "question"}
         ),
-        reward=RewardPlugin(name="gsm8k"),
+        reward=ScoredReward(name="gsm8k"),
         max_new_tokens=512,
     ),
     "perplexity/wikitext": TaskSpec(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from posttrain.errors import RewardBroken
+from posttrain.types import MOST_SOURCES
+
+MOSTLY = 0.5  # of one source's answers: it would never be trained on, whatever the others do
 
 
 @dataclass(slots=True)
@@ -38,6 +41,14 @@ class VerifierHealth:
 
     def require_sound(self) -> None:
         """Raises RewardBroken where so many answers broke that training would learn a bias."""
+        for source, (answers, broken) in self.by_source.items():
+            if answers >= self.min_answers and broken > MOSTLY * answers:
+                raise RewardBroken(
+                    f"the verifier broke on {broken} of {answers} answers to prompts of {source}, "
+                    f"last: {self.last_reason}",
+                    help="nothing was scored 0 for it; mend the reward of that source, then "
+                    "posttrain resume",
+                )
         if self.num_answers < self.min_answers or self.broken_share <= self.limit_share:
             return
         worst = max(self.by_source, key=lambda name: self.by_source[name][1])
@@ -55,7 +66,7 @@ class VerifierHealth:
             "verifier/latency_ms": self.take_latency_ms(),
             "verifier/failed_share": self.broken_share,
         }
-        if len(self.by_source) > 1:
+        if 1 < len(self.by_source) <= MOST_SOURCES:
             found |= {
                 f"verifier/{source}/failed_share": broken / max(1, answers)
                 for source, (answers, broken) in self.by_source.items()

@@ -21,8 +21,8 @@ from posttrain.config.pipeline import (
     StageBase,
     Suite,
 )
-from posttrain.config.plugin import Plugin, judge_stages, nested_plugins
-from posttrain.config.plugins import Mode, load_plugin, plugin_config
+from posttrain.config.plugin import Plugin, nested_plugins
+from posttrain.config.plugins import Mode, judge_stages, load_plugin, plugin_config
 from posttrain.config.strict import StrictModel
 from posttrain.config.suggest import did_you_mean
 from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
@@ -130,7 +130,7 @@ class _Checker:
             self.problems += self.data.check(spec.data, f"{key}.data", needs, f"(task {task})")
             if spec.reward is not None:
                 self._check_plugin("reward", spec.reward, f"{key}.reward", None)
-                for keys, judge in judge_stages(spec.reward.settings):
+                for keys, judge in judge_stages(spec.reward, self.loaded.base_dir):
                     message = f"`{judge}` judges, and a suite has no engine for a judge"
                     help = "give the judge an endpoint, or let it judge in an online_rl stage"
                     self.add("bad-value", message, join(key, "reward", *keys), help)

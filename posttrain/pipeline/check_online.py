@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from posttrain.config.document import Places
 from posttrain.config.pipeline import OnlineRlStage
+from posttrain.config.suggest import closest
 from posttrain.errors import Problem
 from posttrain.stages.step_limits import placed
 
@@ -18,6 +19,7 @@ def check_online(
     """Problems of `off_policy`, `batch.optimiser_steps`, `reference` and the number of trainers."""
     found = [
         *_unused_weights(stage),
+        *_sources_without_reward(stage),
         _unused_low(stage),
         _empty_bounds(stage),
         _nothing_to_interpolate(stage),
@@ -31,6 +33,39 @@ def check_online(
         for problem in found
         if problem is not None
     ]
+
+
+def _sources_without_reward(stage: OnlineRlStage) -> list[Problem]:
+    """With one reward per source, of a mixture every part has to have one."""
+    settings, parts = stage.reward.settings, stage.data.mix
+    rewards = settings.get("per_source")
+    is_by_part = stage.reward.name == "per_source" and settings.get("column", "source") == "source"
+    if not is_by_part or not isinstance(rewards, dict) or not parts:
+        return []
+    missing = [
+        Problem(
+            "missing-key",
+            f"no reward for the prompts of `{part}`",
+            "reward.per_source",
+            help=f"did you mean `{near}`?"
+            if (near := closest(part, rewards))
+            else f"per_source: {{{part}: REWARD, ...}}",
+        )
+        for part in parts
+        if part not in rewards
+    ]
+    surplus = [
+        Problem(
+            "unused-setting",
+            f"no part of the data is called `{name}`",
+            f"reward.per_source.{name}",
+            help=f"parts: {', '.join(parts)}",
+            severity="warning",
+        )
+        for name in rewards
+        if name not in parts
+    ]
+    return [*missing, *surplus]
 
 
 def _unused_weights(stage: OnlineRlStage) -> list[Problem]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.config.critic import is_folder
-from posttrain.config.pipeline import EvaluateStage, ModelStage, StageBase
-from posttrain.config.plugin import JUDGE_STAGE
-from posttrain.config.plugins import labelled, plugin_label
+from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage, StageBase
+from posttrain.config.plugins import judge_stages, labelled, plugin_label
 from posttrain.config.wording import show_value
 
 UNCOUNTED = (
@@ -73,9 +72,12 @@ def identity(
             config[key] = inputs[config[key]]
     if isinstance(stage, EvaluateStage):
         config["models"] = dict(inputs)
+    judges: set[str] = set()
+    if isinstance(stage, OnlineRlStage):
+        judges = {judge for _, judge in judge_stages(stage.reward)} & inputs.keys()
     for kind, (name, settings) in plugins.items():
         key = "method" if kind == "averaging" else kind
-        counted_settings = _with_content(settings, inputs)
+        counted_settings = _with_content(settings, inputs, judges)
         config[key] = {**config[key], "settings": counted_settings, "name": plugin_label(name)}
     if isinstance(stage, ModelStage) and stage.path is not None:
         config["content"] = model_fingerprint(stage.path)
@@ -100,28 +102,33 @@ def _parts_without_places(mix: Mapping[str, Any]) -> list[tuple[str, dict[str, A
     return [(name, _without(part, below)) for name, part in mix.items()]
 
 
-def _with_content(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
-    """A plug-in's settings; where `critic` names a stage or a folder, or a judge's `stage` one,
+def _with_content(
+    settings: Mapping[str, Any], inputs: Mapping[str, str], judges: Collection[str] = ()
+) -> dict[str, Any]:
+    """A plug-in's settings; where `critic` names a stage or a folder, or a judge one of `judges`,
     what is there counts, and of the parts of a reward what their own files hold.
     """
-    settings = {key: labelled(value) for key, value in _with_judges(settings, inputs).items()}
-    critic = settings.get("critic")
-    if not isinstance(critic, str):
-        return dict(settings)
-    if critic in inputs:
-        return {**settings, "critic": inputs[critic]}
-    if is_folder(critic):
-        return {**settings, "critic": model_fingerprint(critic)}
-    return dict(settings)
+    found: dict[str, Any] = labelled(_with_inputs(settings, inputs, judges))
+    critic = found.get("critic")
+    if isinstance(critic, str) and critic in inputs:
+        return {**found, "critic": inputs[critic]}
+    if isinstance(critic, str) and is_folder(critic):
+        return {**found, "critic": model_fingerprint(critic)}
+    return found
 
 
-def _with_judges(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        key: _with_judges(value, inputs)
-        if isinstance(value, Mapping)
-        else (inputs.get(value, value) if key == JUDGE_STAGE and isinstance(value, str) else value)
-        for key, value in settings.items()
-    }
+def _with_inputs(value: Any, inputs: Mapping[str, str], judges: Collection[str]) -> Any:
+    """Identities in place of the names of stages that judge."""
+    if isinstance(value, Mapping):
+        return {
+            key: inputs[item]
+            if key == "stage" and isinstance(item, str) and item in judges
+            else _with_inputs(item, inputs, judges)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_with_inputs(item, inputs, judges) for item in value]
+    return value
 
 
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -121,7 +121,7 @@ def _plan_stage(
     needs = tuple(graph.needs[name])
     own = identity(
         stage=stage,
-        plugins={key: (plugin.name, plugin.settings) for key, plugin in plugins.items()},
+        plugins=_counted(stage, loaded.base_dir),
         inputs={need: planned[need].identity for need in needs},
         data_fingerprints=[*fingerprints, *_left_out(stage)],
         precision=loaded.cluster.precision,
@@ -168,6 +168,15 @@ def _plugins(stage: StageBase, base_dir: Path | str) -> dict[str, PluginRef]:
             settings = complete_settings(kind, plugin, base_dir)
             refs[key] = PluginRef(kind, plugin.name, settings, str(base_dir))
     return refs
+
+
+def _counted(stage: StageBase, base_dir: Path | str) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Name and settings of each plug-in as far as they change numbers."""
+    return {
+        key: (plugin.name, complete_settings(kind, plugin, base_dir, counted_only=True))
+        for key, kind in PLUGIN_KINDS.items()
+        if (plugin := getattr(stage, key, None)) is not None
+    }
 
 
 def _fingerprints(stage: StageBase) -> list[str]:

@@ -48,7 +48,14 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
                 )
             )
             requests.append(
-                PreflightRequest(planned.name, "reward", reward=planned.plugins["reward"])
+                PreflightRequest(
+                    planned.name,
+                    "reward",
+                    reward=planned.plugins["reward"],
+                    place=f"stages.{planned.name}.reward",
+                    timeout_s=rl.reward.timeout_s,
+                    process_memory_mb=rl.reward.process_memory_mb,
+                )
             )
     return requests + _suite_requests(plan, suites)
 
@@ -66,7 +73,16 @@ def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[Preflight
             reward = task_spec(suite, task).reward
             if reward is not None:
                 ref = PluginRef("reward", reward.name, reward.settings, base_dir)
-                requests.append(PreflightRequest("", "reward", reward=ref, place=place))
+                requests.append(
+                    PreflightRequest(
+                        "",
+                        "reward",
+                        reward=ref,
+                        place=place,
+                        timeout_s=reward.timeout_s,
+                        process_memory_mb=reward.process_memory_mb,
+                    )
+                )
     return requests
 
 

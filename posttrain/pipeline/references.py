@@ -17,7 +17,7 @@ from posttrain.config.pipeline import (
     StageBase,
     Suite,
 )
-from posttrain.config.plugin import judge_stages
+from posttrain.config.plugins import judge_stages
 from posttrain.config.suggest import closest
 from posttrain.errors import Problem
 
@@ -68,7 +68,7 @@ def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iter
         if isinstance(critic, str) and names_a_stage(critic):
             yield Reference(f"{prefix}.algorithm.critic", critic)
     if isinstance(stage, OnlineRlStage):
-        for keys, judge in judge_stages(stage.reward.settings):
+        for keys, judge in judge_stages(stage.reward):
             yield Reference(join(prefix, "reward", *keys), judge)
     if isinstance(stage, AverageStage):
         yield Reference(f"{prefix}.pre", stage.pre)

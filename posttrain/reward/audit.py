@@ -61,12 +61,12 @@ def audit(
             _bad(bad, first[len(gold) :]),
             _same(first, again),
         ]
-        knows_right = any(_opinion(each) is not None for each in first[: len(gold)])
-        is_verifier = knows_right and not getattr(module, "FORM_ONLY", False)
         tried = [dict(example.row) for example in gold] + [dict(row) for row in rows]
         times = [each.seconds for each in first if not isinstance(each, RewardBroken)]
         for about, examples in _probes(gold, tried):
             outcomes = ask(examples)
+            opinions = any(_opinion(each) is not None for each in (*first, *outcomes))
+            is_verifier = opinions and not getattr(module, "FORM_ONLY", False)
             times += [each.seconds for each in outcomes if not isinstance(each, RewardBroken)]
             findings.append(_probe(about, outcomes, is_verifier))
     return [*findings, _timing(times)]

@@ -1,9 +1,9 @@
 """The process in which a reward runs: `python -m posttrain.reward.child REQUEST_FD RESULT_FD`.
 
 Reads requests from the first pipe, writes replies to the second (`posttrain.reward.wire`), one per
-answer and in order, each as soon as it is known. Answers of a reward with an ordinary `score()` are
-scored one after the other, so that the parent knows which one it hangs on; those of an async one
-side by side, each with the time limit of its own; a reward with `score_many()` gets the batch.
+answer, each as soon as it is known. Answers of a reward that computes are scored one after the
+other, so that the parent knows which one it hangs on; those of one that waits for something outside
+side by side (`posttrain.reward.parts`); a reward with `score_many()` gets the batch.
 
 Nothing here imports torch or ray: a child starts in a fraction of a second. It ends when its
 request pipe closes, and an alarm that every reply puts off ends it where a reward hangs and no
@@ -26,8 +26,8 @@ from typing import Any
 
 from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import RewardBroken
-from posttrain.reward.parts import warm_up
-from posttrain.reward.protocol import in_seconds, is_batched, scored_by
+from posttrain.reward.parts import Stuck, num_parts, side_by_side, waits, warm_up, within_limit
+from posttrain.reward.protocol import in_seconds, is_batched
 from posttrain.reward.wire import HEADER, Broken, Ready, Setup, frame
 from posttrain.types import Score
 
@@ -48,15 +48,18 @@ def main() -> None:
     incoming = _frames(requests)
     setup: Setup = next(incoming)
     try:
-        limit = setup.memory_mb * 1_000_000
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        limit, (_, most) = setup.memory_mb * 1_000_000, resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))  # a sandbox may set its own above it
         module = load_plugin("reward", setup.name)
-        reward = _Reward(module, plugin_config(module, setup.settings), setup.timeout_s)
-        warm_up(module, reward.config)
+        config = plugin_config(module, setup.settings)
+        reward = _Reward(module, config, setup.timeout_s * num_parts(config))
+        if reward.together:
+            side_by_side(setup.timeout_s)
+        warm_up(module, config)
     except Exception as error:  # boundary: whatever a reward's file raises is told to the parent
         _send(results, f"{type(error).__name__}: {error}")
         return
-    _send(results, Ready(reward.is_async or is_batched(module)))
+    _send(results, Ready(reward.together, num_parts(config)))
     with asyncio.Runner() as runner:  # one loop, so that an endpoint's connections are kept
         for batch in incoming:
             runner.run(reward.reply_to(batch, results))
@@ -68,52 +71,49 @@ class _Reward:
 
     module: Any
     config: Any
-    timeout_s: float
+    limit_s: float  # of an answer, over all parts
 
     @property
-    def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(getattr(self.module, "score", None))
+    def together(self) -> bool:
+        return waits(self.module, self.config)
 
     async def reply_to(self, batch: Sequence[Task], results: int) -> None:
         self._put_off_alarm()
-        async for reply in self._replies(batch):
-            _send(results, reply)
+        async for index, reply in self._replies(batch):
+            _send(results, (index, reply))
             self._put_off_alarm()
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     def _put_off_alarm(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, self.timeout_s + ALARM_GRACE_S)
+        signal.setitimer(signal.ITIMER_REAL, self.limit_s + ALARM_GRACE_S)
 
-    async def _replies(self, batch: Sequence[Task]) -> AsyncIterator[Reply]:
+    async def _replies(self, batch: Sequence[Task]) -> AsyncIterator[tuple[int, Reply]]:
         if is_batched(self.module):
-            for reply in await self._batch(batch):
-                yield reply
-        elif self.is_async:
+            for index, reply in enumerate(await self._batch(batch)):
+                yield index, reply
+        elif self.together:
             places = asyncio.Semaphore(MOST_AT_ONCE)
-            tasks = [asyncio.create_task(self._within_limit(each, places)) for each in batch]
-            for task in tasks:
-                yield await task
+            tasks = [self._in_its_place(index, each, places) for index, each in enumerate(batch)]
+            for task in asyncio.as_completed(tasks):
+                index, reply = await task
+                yield index, reply
+                if isinstance(reply, Broken) and reply.is_last:  # a thread computes for ever
+                    os._exit(0)
         else:
-            for row, completion in batch:
-                yield self._score(row, completion)
+            for index, (row, completion) in enumerate(batch):
+                yield index, await self._score(row, completion)
 
-    def _score(self, row: dict[str, Any], completion: str) -> Reply:
-        began = time.perf_counter()
+    async def _in_its_place(
+        self, index: int, task: Task, places: asyncio.Semaphore
+    ) -> tuple[int, Reply]:
+        async with places:
+            return index, await self._score(*task)
+
+    async def _score(self, row: dict[str, Any], completion: str) -> Reply:
         try:
-            result = self.module.score(row, completion, self.config)
-            return _fields(in_seconds(result, time.perf_counter() - began))
+            return _fields(await within_limit(self.module, self.config, row, completion))
         except Exception as error:  # boundary: a reward that raises is broken, no answer wrong
             return _broken(error)
-
-    async def _within_limit(self, task: Task, places: asyncio.Semaphore) -> Reply:
-        async with places:
-            try:
-                async with asyncio.timeout(self.timeout_s):
-                    return _fields(await scored_by(self.module, self.config, *task))
-            except TimeoutError:
-                return Broken(f"no score within {self.timeout_s:g} s", "raise reward.timeout_s")
-            except Exception as error:  # boundary: as above
-                return _broken(error)
 
     async def _batch(self, batch: Sequence[Task]) -> list[Reply]:
         rows, completions = [row for row, _ in batch], [answer for _, answer in batch]
@@ -142,7 +142,7 @@ def _fields(score: Score) -> tuple[Any, ...]:
 
 def _broken(error: Exception) -> Broken:
     if isinstance(error, RewardBroken):
-        return Broken(error.message, error.help)
+        return Broken(error.message, error.help, isinstance(error, Stuck))
     return Broken(f"score() raised {type(error).__name__}: {error}"[:500], "")
 
 

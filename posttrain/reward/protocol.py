@@ -91,19 +91,27 @@ def checked(result: object) -> Score:
 
 
 def failed_gold(reward: ModuleType, config: StrictModel) -> list[str]:
+    """`failed_examples` of a reward in this process; errors of its own pass through."""
+    gold, bad = list(reward.gold(config)), list(reward.bad(config))
+    return failed_examples(gold, bad, [score_one(reward, each, config) for each in (*gold, *bad)])
+
+
+def failed_examples(
+    gold: Sequence[Example], bad: Sequence[Example], outcomes: Sequence[Score | RewardBroken]
+) -> list[str]:
     """One line for each example that does not score what it should; none for a sound reward.
 
-    Runs in this process: errors of the reward's own pass through.
+    `outcomes`: of the gold examples, then of the bad ones.
     """
     failures = []
-    for example in reward.gold(config):
-        value = score_one(reward, example, config).value
-        if not math.isclose(value, 1.0, abs_tol=1e-6):
-            failures.append(f"{example.completion[:80]!r} scored {value:g}, not 1")
-    for example in reward.bad(config):
-        value = score_one(reward, example, config).value
-        if value >= 1.0 - 1e-6:
-            failures.append(f"{example.completion[:80]!r} scored {value:g}, has to score less")
+    for number, (example, outcome) in enumerate(zip((*gold, *bad), outcomes, strict=True)):
+        said = f"{example.completion[:80]!r}"
+        if isinstance(outcome, RewardBroken):
+            failures.append(f"{said} breaks it: {outcome.message}")
+        elif number < len(gold) and not math.isclose(outcome.value, 1.0, abs_tol=1e-6):
+            failures.append(f"{said} scored {outcome.value:g}, not 1")
+        elif number >= len(gold) and outcome.value >= 1.0 - 1e-6:
+            failures.append(f"{said} scored {outcome.value:g}, has to score less")
     return failures
 
 

@@ -100,51 +100,59 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._requests = self._results = -1
         self._buffer = bytearray()
-        self._together = self._suspicious = False
+        self._together, self._parts = False, 1
         self._lock = threading.Lock()
 
     def score(self, tasks: list[tuple[dict[str, Any], str]]) -> list[Outcome]:
         outcomes: list[Outcome | None] = [None] * len(tasks)
         tries = [0] * len(tasks)
+        most = MOST_TOGETHER
         with self._lock:
             while waiting := [i for i, outcome in enumerate(outcomes) if _again(outcome, tries[i])]:
                 self._start()
-                if self._suspicious:  # answers scored side by side: which one hangs shows alone
-                    waiting = waiting[:1]
-                elif self._together:
-                    waiting = waiting[:MOST_TOGETHER]
-                self._run(tasks, waiting, outcomes, tries)
-            self._suspicious = False
+                batch = waiting[:most] if self._together else waiting
+                silent = self._run(tasks, batch, outcomes, tries)
+                # Of many side by side none is blamed: half of them are tried, then half of that.
+                most = max(1, len(batch) // 2) if silent else most
+                if len(batch) == 1:  # it was to blame, or not; the others are no longer suspicious
+                    most = MOST_TOGETHER
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _run(
         self,
         tasks: list[tuple[dict[str, Any], str]],
-        waiting: list[int],
+        batch: list[int],
         outcomes: list[Outcome | None],
         tries: list[int],
-    ) -> None:
-        """One batch: every answer in `waiting` gets an outcome, or those up to one that hangs. Of
-        several that are scored side by side none is blamed: they are suspicious, and tried alone.
+    ) -> bool:
+        """One batch: every answer in it gets an outcome, or those up to a death or a silence.
+
+        True where several were scored side by side and nothing at all came of it.
         """
-        current = waiting[0]
+        left = list(batch)
+        # Answers that wait side by side are ended by the child itself, a part at a time.
+        limit_s = self._setup.timeout_s
+        if self._together:
+            limit_s = limit_s * self._parts + GRACE_S
         try:
-            self._write(frame([tasks[i] for i in waiting]))
-            # Answers that wait side by side are ended by the child itself.
-            limit_s = self._setup.timeout_s + (GRACE_S if self._together else 0.0)
-            for current in waiting:
-                outcomes[current] = _outcome(self._receive(limit_s))
-                tries[current] += 1
+            self._write(frame([tasks[i] for i in batch]))
+            while left:
+                place, content = self._receive(limit_s)
+                outcomes[batch[place]] = _outcome(content)
+                tries[batch[place]] += 1
+                left.remove(batch[place])
+                if isinstance(content, Broken) and content.is_last:
+                    self.stop()
+                    return False  # the others are asked for anew
         except _Hung as hung:
-            if self._together and len(waiting) > 1:
-                self._suspicious = True
-                self.stop()
-                return
-            outcomes[current] = RewardBroken(
+            self.stop()
+            if self._together and len(batch) > 1:
+                return len(left) == len(batch)
+            outcomes[left[0]] = RewardBroken(
                 str(hung), help="see the verifier's file, or timeout_s"
             )
-            tries[current] += 1
-            self.stop()
+            tries[left[0]] += 1
+        return False
 
     def _start(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -170,7 +178,7 @@ class _Child:
         except _Hung as hung:
             reply = str(hung)
         if isinstance(reply, Ready):
-            self._together = reply.together
+            self._together, self._parts = reply.together, reply.parts
         else:
             self.stop()
             raise RewardBroken(

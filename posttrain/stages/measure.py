@@ -11,23 +11,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.pipeline import Cluster, Suite, TaskSpec
-from posttrain.config.plugins import labelled, load_plugin, source_fingerprint
+from posttrain.config.pipeline import Cluster, ScoredReward, Suite, TaskSpec
+from posttrain.config.plugin import nested_plugins
+from posttrain.config.plugins import (
+    complete_settings,
+    labelled,
+    load_plugin,
+    plugin_config,
+    source_fingerprint,
+)
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.ports import EngineSpec
 from posttrain.prompts.sources import EVALUATION_SEED
-from posttrain.reward.worker import RewardPool
 from posttrain.stages import statistics
 from posttrain.stages.context import context_length, engine_spec
 from posttrain.stages.launcher import Launcher, LeasedEngine
 from posttrain.stages.questions import Window, render_prompts, render_windows
+from posttrain.stages.scoring import reward_pool
 from posttrain.types import Interval, Prompt, Sampling
 
 ANSWERS_KEPT = 64  # per task, for the report: the same prompts for every model
 PERPLEXITY_WINDOW_TOKENS = 256
 LONGEST_PROMPT_TOKENS = 2048
-VERIFIER_TIMEOUT_S = 10.0
-OUTSIDE_TIMEOUT_S = 300.0  # of verifiers that ask something outside, with retries of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +100,19 @@ def _task_asks(spec: TaskSpec) -> dict[str, Any]:
     )
     if spec.reward is not None:
         asks["reward_source"] = source_fingerprint(spec.reward.name)
-        asks["reward"]["settings"] = labelled(spec.reward.settings)
+        asks["reward"] = {"name": spec.reward.name, "settings": _settings(spec.reward)}
     return asks
+
+
+def _settings(reward: ScoredReward) -> dict[str, Any]:
+    """As they are written; where rewards are named in them, complete and these by their content."""
+    module = load_plugin("reward", reward.name)
+    if not any(nested_plugins(plugin_config(module, reward.settings))):
+        return dict(reward.settings)
+    settings: dict[str, Any] = labelled(
+        complete_settings("reward", reward, None, counted_only=True)
+    )
+    return settings
 
 
 @dataclass(slots=True)
@@ -162,8 +178,7 @@ class Evaluator:
         sampling = Sampling(spec.max_new_tokens, suite.temperature, EVALUATION_SEED)
         rollouts = engine.generate_many(list(asked), sampling)
         module = load_plugin("reward", spec.reward.name)
-        timeout_s = OUTSIDE_TIMEOUT_S if hasattr(module, "ready") else VERIFIER_TIMEOUT_S
-        with RewardPool(spec.reward.name, spec.reward.settings, timeout_s) as pool:
+        with reward_pool(spec.reward) as pool:
             scores = pool.score([p.row for p in asked], [r.text for r in rollouts])
         result = _accuracy(asked, [r.text for r in rollouts], scores)
         if not hasattr(module, "summary"):

@@ -9,8 +9,7 @@ from typing import Any
 from posttrain.algorithms import needs_of
 from posttrain.config.critic import HEAD, POLICY
 from posttrain.config.pipeline import OnlineRlStage
-from posttrain.config.plugin import judge_stages
-from posttrain.config.plugins import load_plugin, plugin_config
+from posttrain.config.plugins import judge_stages, load_plugin, plugin_config
 from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
@@ -20,7 +19,12 @@ from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import OnlineJob, PluginRef
 from posttrain.stages.questions import render_prompts
 from posttrain.stages.schedule import steps_ahead
+from posttrain.stages.scoring import time_limit_s
 from posttrain.types import Prompt, Sampling
+
+LONGEST_JUDGED_TOKENS = 8192
+"""Of a question with its answer and judgement; a whole context of today's models would not fit into
+a small cache."""
 
 
 def run(
@@ -48,7 +52,7 @@ def run(
         model_path=model_path,
         algorithm=algorithm,
         reward=reward,
-        reward_timeout_s=stage.reward.timeout_s,
+        reward_timeout_s=time_limit_s(stage.reward),
         reward_processes=stage.reward.processes,
         reward_memory_mb=stage.reward.process_memory_mb,
         judges=_judges(stage, context),
@@ -116,9 +120,9 @@ def split_heldout(
 
 def _judges(stage: OnlineRlStage, context: StageContext) -> dict[str, EngineSpec]:
     """Engines for the models of stages that judge, with room for all that these can read."""
-    paths = {name: context.inputs[name].path for _, name in judge_stages(stage.reward.settings)}
+    paths = {name: context.inputs[name].path for _, name in judge_stages(stage.reward)}
     return {
-        name: engine_spec(context.cluster, path, context_length(path))
+        name: engine_spec(context.cluster, path, min(context_length(path), LONGEST_JUDGED_TOKENS))
         for name, path in paths.items()
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,11 +17,14 @@ from typing import Any
 
 from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
-from posttrain.config.pipeline import OnlineRlStage, Suite
-from posttrain.config.plugin import JUDGE_STAGE
-from posttrain.errors import InputError, PosttrainError, Problem, ProblemList
+from posttrain.config.pipeline import OnlineRlStage, ScoredReward, Suite
+from posttrain.config.plugin import Plugin, named_stages
+from posttrain.config.plugins import with_parts
+from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
+from posttrain.reward.protocol import failed_examples, require_ready
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
+from posttrain.stages.scoring import reward_pool
 from posttrain.stages.step_limits import check_step
 from posttrain.types import Prompt
 
@@ -48,6 +51,8 @@ class PreflightRequest:
     max_tokens: int | None = None  # of a row (sft) or of an answer (online_rl)
     suite: Mapping[str, Any] | None = None
     reward: PluginRef | None = None
+    timeout_s: float | None = None  # of the reward; as in ScoredReward
+    process_memory_mb: int = 4096
     place: str = ""
     online: OnlineRlStage | None = None  # of an online_rl stage, with where its keys stand
     places: Places | None = None
@@ -170,33 +175,34 @@ def _seen_all(prompts: Sequence[Prompt], data: DataSpec, few: DataSpec) -> bool:
 
 def _look_at_reward(request: PreflightRequest) -> None:
     """A reward, and each part of one that is made of others, must give its own examples the scores
-    that it says they have.
+    that it says they have. They are scored as answers are: in a process with limits.
     """
-    assert request.reward is not None
-    for reward in with_parts(request.reward):
-        _look_at_one_reward(reward)
+    reward = request.reward
+    assert reward is not None
+    plugin = ScoredReward(name=reward.name, settings=dict(reward.settings))
+    for _, part, module, config in with_parts(plugin, reward.base_dir):
+        if not any(named_stages(config)):  # whose models may not be trained yet
+            _look_at_examples(part, module, config, request)
 
 
-def with_parts(reward: PluginRef) -> Iterator[PluginRef]:
-    """The reward itself, then whatever it is made of."""
-    from posttrain.config.plugin import nested_plugins
-    from posttrain.config.plugins import load_plugin, plugin_config
-
-    yield reward
-    module = load_plugin(reward.kind, reward.name, reward.base_dir)
-    for _, part in nested_plugins(plugin_config(module, reward.settings)):
-        yield from with_parts(replace(reward, name=part.name, settings=part.settings))
-
-
-def _look_at_one_reward(reward: PluginRef) -> None:
-    from posttrain.config.plugins import load_plugin, plugin_config
-    from posttrain.reward.protocol import failed_gold, require_ready
-
-    module = load_plugin(reward.kind, reward.name, reward.base_dir)
-    config = plugin_config(module, reward.settings)
-    if not reward.settings.get(JUDGE_STAGE):  # its model may not be trained yet
+def _look_at_examples(reward: Plugin, module: Any, config: Any, request: PreflightRequest) -> None:
+    try:
         require_ready(module, config)
-    failures = failed_gold(module, config)
+        gold, bad = list(module.gold(config)), list(module.bad(config))
+    except PosttrainError:
+        raise
+    except Exception as error:  # boundary: a file of the user's own
+        message = f"reward `{reward.name}`: its examples raise {type(error).__name__}: {error}"
+        raise RewardBroken(message, help="mend ready(), gold() and bad()") from error
+    scored = ScoredReward(
+        name=reward.name,
+        settings=reward.settings,
+        timeout_s=request.timeout_s,
+        process_memory_mb=request.process_memory_mb,
+    )
+    with reward_pool(scored) as pool:
+        rows, answers = [e.row for e in (*gold, *bad)], [e.completion for e in (*gold, *bad)]
+        failures = failed_examples(gold, bad, pool.score(rows, answers))
     if failures:
         raise InputError(
             Problem(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from posttrain.config.plugin import StageName
 from posttrain.config.strict import Contradiction, StrictModel
 
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -15,7 +17,20 @@ _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 class JudgeSettings(StrictModel):
     """Which model judges, where it is, how it is asked, and what that costs."""
 
-    stage: str = ""
+    UNCOUNTED: ClassVar[tuple[str, ...]] = (
+        "api_key_env",
+        "concurrency",
+        "requests_per_minute",
+        "retries",
+        "request_timeout_s",
+        "price_per_million_prompt",
+        "price_per_million_completion",
+        "cache",
+        "cache_folder",
+    )
+    """Settings that change no judgement: a stage's identity does not count them."""
+
+    stage: StageName = ""
     """The stage of the pipeline whose model judges, in place of `endpoint` and `model`: an engine
     of the run's own serves it while an online_rl stage runs."""
     endpoint: str = ""

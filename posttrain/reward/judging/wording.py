@@ -57,7 +57,8 @@ def question_of(row: Mapping[str, Any]) -> str:
     """What was asked: the row's `prompt`, or its `messages` up to the answer."""
     if isinstance(row.get("prompt"), str):
         return row["prompt"]
-    turns = list(row.get("messages") or ())
+    given = row["prompt"] if isinstance(row.get("prompt"), list) else row.get("messages")
+    turns = list(given or ())
     if turns and turns[-1].get("role") == "assistant":
         turns.pop()
     if not turns:

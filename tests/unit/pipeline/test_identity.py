@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage, OnlineRlStage
+from posttrain.config.plugin import Plugin
+from posttrain.config.plugins import complete_settings
 from posttrain.pipeline.identity import (
     BY_CONTENT,
     UNCOUNTED,
@@ -237,3 +239,19 @@ def test_a_change_is_put_into_words() -> None:
     assert explain_change(old, old | {"epochs": 2}) == "epochs (none) → 2"
     many = old | {"steps": 1, "a": 1, "b": 2, "c": 3}
     assert explain_change(old, many) == "steps 60 → 1, a (none) → 1, b (none) → 2, 1 more"
+
+
+def test_the_model_that_judges_counts_and_what_it_costs_does_not() -> None:
+    """By the identity of its stage, wherever the judge stands; prices change no judgement."""
+    from posttrain.pipeline.identity import _with_content
+
+    gated = {"judges": {"taste": {"reward": {"name": "judge", "settings": {"stage": "critic"}}}}}
+    inputs = {"critic": "4f1c"}
+    found = _with_content(gated, inputs, {"critic"})
+    assert found["judges"]["taste"]["reward"]["settings"] == {"stage": "4f1c"}
+    assert _with_content({"stage": "critic"}, inputs, set()) == {"stage": "critic"}
+
+    judge = Plugin(name="judge", settings={"endpoint": "http://h/v1", "model": "m", "retries": 9})
+    counted = complete_settings("reward", judge, None, counted_only=True)
+    assert "retries" not in counted and "cache_folder" not in counted
+    assert counted["model"] == "m" and counted["high"] == 10

@@ -86,18 +86,21 @@ def test_parts_may_be_combined_themselves_and_breakage_names_the_part(short):
 def test_settings_of_parts_are_complete_and_their_files_count_by_content(short, tmp_path):
     spec = RewardSpec.model_validate({"combine": "gated", "score": "gsm8k", "judges": {"s": short}})
     settings = complete_settings("reward", spec, tmp_path)
-    assert settings["judges"]["s"] == {"name": short, "settings": {"high": 5}}
-    before = labelled(settings)["judges"]["s"]["name"]
+    assert settings["judges"]["s"] == {
+        "reward": {"name": short, "settings": {"high": 5}},
+        "at_least": 1.0,
+    }
+    before = labelled(settings)["judges"]["s"]["reward"]["name"]
     assert before.startswith("short@")
     (tmp_path / "short.py").write_text(SHORT + "\n# another\n")
-    assert labelled(settings)["judges"]["s"]["name"] != before
+    assert labelled(settings)["judges"]["s"]["reward"]["name"] != before
 
 
 def test_a_mistake_in_a_part_is_placed_at_its_key(short):
     module = load_plugin("reward", "gated")
     config = plugin_config(module, {"score": "skill", "judges": {"s": {"name": short, "hihg": 3}}})
     (keys, part) = list(nested_plugins(config))[1]
-    assert (keys, part.settings) == (("judges", "s"), {"hihg": 3})
+    assert (keys, part.settings) == (("judges", "s", "reward"), {"hihg": 3})
     with pytest.raises(InputError, match="hihg"):
         complete_settings("reward", part, None)
 
@@ -110,3 +113,44 @@ def test_the_pool_scores_them_side_by_side_and_in_order(short):
     assert isinstance(outcomes[1], RewardBroken)
     assert outcomes[2].parts == {"judge/s": 0.0}
     assert outcomes[0].seconds > 0.005
+
+
+SLOW = """
+import time
+from posttrain.config.strict import StrictModel
+from posttrain.types import Score
+
+class Config(StrictModel):
+    pass
+
+def gold(config): return []
+def bad(config): return []
+
+def score(row, completion, config):
+    time.sleep(60 if completion == "block" else 0.1)
+    return Score(1.0, passed=True)
+"""
+
+
+def test_a_judge_without_opinion_is_satisfied_from_a_value_on(short):
+    rule = {"reward": short, "at_least": 0.25}
+    spec = {"combine": "gated", "score": "skill", "judges": {"s": rule}}
+    assert score(spec, {"answer": "abcdefgh"}, "abcdefgh").value == 1.0
+
+
+def test_parts_that_compute_are_one_answer_at_a_time_and_blamed_alone(tmp_path):
+    """Forty answers of .1 s, with a limit of 1 s for each: none waits for the others in vain."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    settings = {"score": "skill", "judges": {"slow": str(tmp_path / "slow.py")}}
+    with RewardPool("gated", settings, 1.0) as pool:
+        outcomes = pool.score([{"answer": "a"}] * 20, ["a"] * 12 + ["block"] + ["a"] * 7)
+    assert [getattr(each, "value", None) for each in outcomes] == [1.0] * 12 + [None] + [1.0] * 7
+
+
+def test_one_that_computes_for_ever_beside_one_that_waits_costs_the_others_nothing(short, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    judges = {"s": {"reward": short, "at_least": 0.0}, "slow": str(tmp_path / "slow.py")}
+    with RewardPool("gated", {"score": "skill", "judges": judges}, 1.0) as pool:
+        outcomes = pool.score([{"answer": "a"}] * 20, ["a"] * 12 + ["block"] + ["a"] * 7)
+    assert [getattr(each, "value", None) for each in outcomes] == [1.0] * 12 + [None] + [1.0] * 7
+    assert "no score within 1 s" in outcomes[12].message

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from posttrain.config.pipeline import Cluster, DataSpec, Suite, TaskSpec
-from posttrain.config.plugin import RewardPlugin
+from posttrain.config.pipeline import Cluster, DataSpec, ScoredReward, Suite, TaskSpec
 from posttrain.errors import RewardBroken
 from posttrain.stages import statistics
 from posttrain.stages.measure import (
@@ -21,6 +20,7 @@ from posttrain.stages.measure import (
     suite_fingerprint,
 )
 from posttrain.stages.questions import Window
+from posttrain.stages.scoring import time_limit_s
 from posttrain.types import Interval, Prompt, Rollout, Score
 
 SUITE = Suite(gain=["microworld/arithmetic"], keep=["microworld/copy"], tax_since="base")
@@ -58,7 +58,7 @@ def test_a_fingerprint_is_twelve_hex_digits_and_the_same_every_time():
 
 
 OWN_TASK = TaskSpec(
-    data=DataSpec(path="microworld/copy", split="test"), reward=RewardPlugin(name="skill")
+    data=DataSpec(path="microworld/copy", split="test"), reward=ScoredReward(name="skill")
 )
 
 
@@ -203,8 +203,8 @@ def test_a_suite_is_asked_of_one_engine(folder, monkeypatch):
     class Pool:
         """Scores without a process: right where the answer is the row's."""
 
-        def __init__(self, name, settings, timeout_s):
-            assert (name, timeout_s) == ("arithmetic", 10.0)
+        def __init__(self, reward):
+            assert (reward.name, time_limit_s(reward)) == ("arithmetic", 10.0)
 
         def __enter__(self):
             return self
@@ -216,7 +216,7 @@ def test_a_suite_is_asked_of_one_engine(folder, monkeypatch):
             pairs = zip(rows, texts, strict=True)
             return [Score(float(row["answer"] == text)) for row, text in pairs]
 
-    monkeypatch.setattr("posttrain.stages.measure.RewardPool", Pool)
+    monkeypatch.setattr("posttrain.stages.measure.reward_pool", Pool)
     launcher = OneEngine()
     suite = Suite(gain=["microworld/arithmetic"], keep=["perplexity/wikitext"])
     evaluator = Evaluator(launcher, Cluster())
@@ -241,3 +241,25 @@ def test_an_engine_is_no_longer_than_the_model(folder):
     (folder / "config.json").write_text('{"max_position_embeddings": 384}')
     evaluator = Evaluator(SimpleNamespace(), Cluster())
     assert evaluator.engine_for(str(folder), SUITE).max_model_len == 384
+
+
+def test_rewards_that_ask_something_outside_have_more_time():
+    judge = {"name": "judge", "endpoint": "http://127.0.0.1:1/v1", "model": "m"}
+    gated = {"combine": "gated", "score": "skill", "judges": {"taste": judge}}
+    assert time_limit_s(ScoredReward.model_validate(gated)) == 300.0
+    assert time_limit_s(ScoredReward.model_validate(gated | {"timeout_s": 7})) == 7.0
+    assert time_limit_s(ScoredReward(name="gsm8k")) == 10.0
+
+
+def test_a_suite_s_fingerprint_knows_the_content_of_rewards_inside_rewards(tmp_path):
+    file = tmp_path / "mine.py"
+    head = "from posttrain.config.strict import StrictModel\nclass Config(StrictModel): pass\n"
+    rest = "def score(r, c, k): return 1.0\ndef gold(k): return []\ndef bad(k): return []\n"
+    file.write_text(head + rest)
+    reward = {"combine": "gated", "score": "skill", "judges": {"mine": str(file)}}
+    task = TaskSpec(data=DataSpec(path="microworld/copy"), reward=reward)
+    suite = Suite(gain=["copy"], tasks={"copy": task})
+    before = suite_fingerprint(suite, {})
+    assert suite_fingerprint(suite, {}) == before
+    file.write_text(head + rest + "# another\n")
+    assert suite_fingerprint(suite, {}) != before
