@@ -13,7 +13,7 @@ from typing import Any
 
 from posttrain.config.strict import StrictModel
 from posttrain.errors import RewardBroken
-from posttrain.reward.answers import last_tagged
+from posttrain.reward.answers import last_tagged, without_thinking
 from posttrain.reward.protocol import Example
 from posttrain.reward.verdict import verdict, wrong
 from posttrain.types import Score
@@ -24,9 +24,15 @@ _NAME = r"[*_]{0,3}\0\d+\0[*_]{0,3}"
 _STATED = re.compile(
     rf"(?P<who>{_NAME}(?:(?:\s?,\s?and\s|\s?,\s?|\s(?:and|&)\s){_NAME})*)"
     r"\s{0,3}(?::|=|-|is|are|must be|was)[\s*_]{0,5}(?P<no>not\s)?"
-    r"(?:both\s|all\s)?(?:an?\s|the\s)?[*_]{0,3}(?P<role>knight|knave)s?\b",
+    r"(?:both\s|all\s|also\s)?(?:an?\s|the\s)?[*_]{0,3}(?P<role>knight|knave)s?\b",
     re.I,
 )
+_OTHER = re.compile(
+    r"[\s*_]{0,5}(?:,\s?)?(?:or|and|/)\s?(?:also\s|maybe\s|perhaps\s)?(?:an?\s|the\s)?"
+    r"(?:not\s)?(?:an?\s)?[*_]{0,3}(?:knight|knave)s?\b",
+    re.I,
+)
+_ASKED = re.compile(r"[\s*_]{0,5}\?")
 _SUPPOSED = re.compile(r"\b(?:if|assum\w+|suppos\w+|whether|that|or|claim\w*)[\s:,\"]*$", re.I)
 
 
@@ -38,7 +44,7 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     """1.0 or 0.0. Raises RewardBroken for a row without `names` and a `solution` for each."""
     truth = _truth(row)
     tagged = last_tagged(completion)
-    text = completion if tagged is None else tagged
+    text = without_thinking(completion) if tagged is None else tagged
     statements = list(_statements(text[-_TAIL:], list(truth)))
     found: dict[str, bool] = {}
     for name, is_knight in reversed(statements):
@@ -74,9 +80,13 @@ def _statements(text: str, names: list[str]) -> Iterator[tuple[str, bool]]:
     for match in _STATED.finditer(marked):
         if _SUPPOSED.search(marked[max(match.start() - 20, 0) : match.start()]):
             continue
+        if _ASKED.match(marked, match.end()):
+            continue
         is_knight = (match["role"].lower() == "knight") != bool(match["no"])
         for number in re.findall(r"\0(\d+)\0", match["who"]):
             yield names[int(number)], is_knight
+            if _OTHER.match(marked, match.end()):  # "a knight or a knave" is both, and so neither
+                yield names[int(number)], not is_knight
 
 
 def _told(roles: Mapping[str, bool]) -> str:
@@ -108,5 +118,7 @@ def bad(config: Config) -> Sequence[Example]:
         Example(_ROW, f"<answer>{_RIGHT} {_FALSE}</answer>"),
         Example(_ROW, f"{_RIGHT}\nNo, rather: {_FALSE}"),
         Example(_ROW, f"{_RIGHT} <answer>{_FALSE}</answer>"),
+        Example(_ROW, "".join(f"{name} is a knight or a knave. " for name in _ROW["names"])),
+        Example(_ROW, _RIGHT.replace(".", "?").replace(",", "?")),
         Example(_ROW, "If Michael is a knight, then Mason is a knave and Jacob is a knight."),
     ]

@@ -1,9 +1,10 @@
 r"""MATH (Hendrycks et al. 2021, arXiv 2103.03874): 1 where the final answer is equivalent, else 0.
 
 Reads the row's `answer` (LaTeX); where the row has none, the last `\boxed{…}` of its `solution`.
-The answer is looked for as Tülu 3 does it (Lambert et al. 2024, arXiv 2411.15124, "flex"), equal as
-a normalised string, as a number, or as an expression (math-verify). Tülu 3 takes an answer for
-right where its box or its closing words are; so do we: one may be wrong.
+A `<think>` section is taken off. The answer is looked for as Tülu 3 does it (Lambert et al. 2024,
+arXiv 2411.15124, "flex"), equal as a normalised string, as a number, or as an expression
+(math-verify). Tülu 3 takes an answer for right where its box or its closing words are; so do we:
+one may be wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from posttrain.config.strict import StrictModel
 from posttrain.errors import RewardBroken
+from posttrain.reward.answers import without_thinking
 from posttrain.reward.columns import text_of
 from posttrain.reward.math_answers import (
     MOST_CHARACTERS,
@@ -41,7 +43,7 @@ class Config(StrictModel):
 def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     """1.0 or 0.0. Raises RewardBroken for a row without an answer to compare with."""
     truth = _truth(row)
-    answers = _answers(completion, config.mode)
+    answers = _answers(without_thinking(completion), config.mode)
     if not answers:
         return wrong(f"expected {truth}, found no answer")
     right = any(is_equivalent(truth, answer) for answer in answers)

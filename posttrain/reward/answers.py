@@ -62,3 +62,11 @@ def last_tagged(text: str, tag: str = "answer") -> str | None:
     end = text.rfind(closing)
     start = text.rfind(opening, 0, max(end, 0))
     return text[start + len(opening) : end].strip() if 0 <= start < end else None
+
+
+def without_thinking(text: str) -> str:
+    """What comes after the last `</think>`; nothing where thinking began and never ended."""
+    _, end, answer = text.rpartition("</think>")
+    if end:
+        return answer
+    return "" if text.lstrip().startswith("<think>") else text

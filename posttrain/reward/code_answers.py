@@ -6,18 +6,14 @@ import ast
 import re
 import textwrap
 
+from posttrain.reward.answers import without_thinking
+
 _FENCED = re.compile(
     r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL
 )
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _PYTHON = ("python", "python3", "py", "")
 # What a function may be followed by without ending the program: more definitions, open brackets.
 _GOES_ON = re.compile(r"(def |class |import |from |async |@|#|\)|\]|\})")
-
-
-def without_thoughts(text: str) -> str:
-    """What is said after thinking; nothing where the thinking never ended."""
-    return _THOUGHT.sub("", text).partition("<think>")[0]
 
 
 def code_block(text: str, name: str = "") -> str | None:
@@ -39,7 +35,7 @@ def defines(code: str, name: str) -> bool:
 
 def program(text: str, name: str = "") -> str:
     """The answer's program: its block of code, or all of it."""
-    text = without_thoughts(text)
+    text = without_thinking(text)
     code = code_block(text, name)
     return text if code is None else code
 
@@ -54,7 +50,7 @@ def completed(prompt: str, text: str, name: str) -> str:
     code = program(text, name)
     if defines(code, name):
         return f"{prompt}\n    pass\n\n{code}"
-    if code_block(without_thoughts(text)) is not None and not code.startswith((" ", "\t")):
+    if code_block(without_thinking(text)) is not None and not code.startswith((" ", "\t")):
         code = textwrap.indent(code, "    ")
     lines = code.split("\n")
     end = next((n for n, line in enumerate(lines) if n and _ends(line)), len(lines))

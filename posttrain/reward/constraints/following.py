@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.reward.answers import without_thinking
 from posttrain.reward.constraints.rows import constraints_of
 
 
@@ -32,7 +33,7 @@ def followed(row: Mapping[str, Any], completion: str) -> Followed:
     Raises RewardBroken for a row whose constraints make no sense.
     """
     constraints = constraints_of(row)
-    answer = without_thinking(completion)
+    answer = without_thinking(completion).lstrip()
     strict = tuple(constraint.holds(answer) for constraint in constraints)
     others = loose_variants(answer) if not all(strict) else ()
     loose = tuple(
@@ -40,14 +41,6 @@ def followed(row: Mapping[str, Any], completion: str) -> Followed:
         for constraint, done in zip(constraints, strict, strict=True)
     )
     return Followed(tuple(constraint.id for constraint in constraints), strict, loose)
-
-
-def without_thinking(completion: str) -> str:
-    """What comes after the last `</think>`; nothing where thinking began and never ended."""
-    _, end, answer = completion.rpartition("</think>")
-    if end:
-        return answer.lstrip()
-    return "" if completion.lstrip().startswith("<think>") else completion
 
 
 def loose_variants(answer: str) -> tuple[str, ...]:
