@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.cluster.judge_server import JudgeServer
+from posttrain.config.plugin import with_each_block
 from posttrain.ports import EngineSpec
 
 
@@ -35,16 +36,14 @@ class Judges:
 
     def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A reward's settings with the addresses of servers in place of the names of stages."""
-        told: dict[str, Any] = {key: self._told(value) for key, value in settings.items()}
-        stage = told.get("stage")
-        if isinstance(stage, str) and stage in self._settings and "endpoint" in told:
-            told |= {"stage": "", **self._settings[stage]}
+        told: dict[str, Any] = with_each_block(settings, self._with_address)
         return told
 
-    def _told(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return self.settings(value)
-        return [self._told(item) for item in value] if isinstance(value, list) else value
+    def _with_address(self, block: dict[str, Any]) -> dict[str, Any]:
+        stage = block.get("stage")
+        if isinstance(stage, str) and stage in self._settings and "endpoint" in block:
+            return block | {"stage": "", **self._settings[stage]}
+        return block
 
     def close(self) -> None:
         self._servers.close()

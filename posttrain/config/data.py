@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from posttrain.config.strict import Contradiction, StrictModel
+from posttrain.config.strict import Contradiction, StrictModel, short_form
 
 _PART_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 
-_SHORT = BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value)
-"""`data: x` is short for `data: {path: x}`."""
+_SHORT = short_form("path")
 
 
 class DataSpec(StrictModel):

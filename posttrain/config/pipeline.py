@@ -13,12 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from posttrain.config.data import Data, DataSpec
 from posttrain.config.lora import Lora
 from posttrain.config.plugin import Plugin, RewardPlugin
-from posttrain.config.strict import Contradiction, StrictModel
-
-
-def _short(key: str) -> BeforeValidator:
-    """`data: x` is short for `data: {path: x}`; `key` says which field the bare value fills."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+from posttrain.config.strict import Contradiction, StrictModel, short_form
 
 
 class ScoredReward(RewardPlugin):
@@ -336,7 +331,7 @@ class EvaluateStage(StageBase):
     """`evaluate`."""
     models: list[str] = Field(min_length=1)
     """Stages whose models are asked."""
-    suite: Annotated[SuiteUse, _short("use")]
+    suite: Annotated[SuiteUse, short_form("use")]
     """The suite to ask, with changes."""
     recommend: Recommend | None = None
     """The rule for the model to take; it becomes runs/NAME/best."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -98,6 +98,15 @@ def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
         yield from ((str(key), item) for key, item in value.items())
     elif isinstance(value, list | tuple):
         yield from enumerate(value)
+
+
+def with_each_block(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Plain values in which every block, the innermost first, is what `change` makes of it."""
+    if isinstance(value, Mapping):
+        return change({key: with_each_block(item, change) for key, item in value.items()})
+    if isinstance(value, list):
+        return [with_each_block(item, change) for item in value]
+    return value
 
 
 def is_plugin(value: Mapping[str, Any]) -> bool:

@@ -19,7 +19,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from posttrain.config.document import Places, show_path
-from posttrain.config.plugin import Keys, Plugin, is_plugin, named_stages, nested_plugins
+from posttrain.config.plugin import (
+    Keys,
+    Plugin,
+    is_plugin,
+    named_stages,
+    nested_plugins,
+    with_each_block,
+)
 from posttrain.config.suggest import closest, did_you_mean
 from posttrain.config.wording import problems_of
 from posttrain.errors import InputError, Problem
@@ -132,9 +139,7 @@ def with_parts(
         yield from with_parts(part, base_dir, *path, *keys)
 
 
-def judge_stages(
-    reward: Plugin, base_dir: str | Path | None = None
-) -> list[tuple[tuple[str | int, ...], str]]:
+def judge_stages(reward: Plugin, base_dir: str | Path | None = None) -> list[tuple[Keys, str]]:
     """(keys below the reward, stage) of the stages whose models judge in it. What cannot be loaded
     names none: `check` says what is wrong with it.
     """
@@ -164,12 +169,10 @@ def source_fingerprint(name: str) -> str | None:
 
 def labelled(value: Any) -> Any:
     """A setting in which plug-ins (`{name, settings}`) go by their labels."""
-    if isinstance(value, list):
-        return [labelled(item) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    inner = {key: labelled(item) for key, item in value.items()}
-    return inner | {"name": plugin_label(inner["name"])} if is_plugin(value) else inner
+    return with_each_block(
+        value,
+        lambda block: block | {"name": plugin_label(block["name"])} if is_plugin(block) else block,
+    )
 
 
 def plugin_label(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class StrictModel(BaseModel):
@@ -16,6 +16,11 @@ class StrictModel(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
+
+
+def short_form(key: str) -> BeforeValidator:
+    """`data: x` is short for `data: {path: x}`; `key` says which field the bare value fills."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 class Contradiction(ValueError):

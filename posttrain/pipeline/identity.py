@@ -14,6 +14,7 @@ from typing import Any
 
 from posttrain.config.critic import is_folder
 from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage, StageBase
+from posttrain.config.plugin import with_each_block
 from posttrain.config.plugins import judge_stages, labelled, plugin_label
 from posttrain.config.wording import show_value
 
@@ -108,27 +109,20 @@ def _with_content(
     """A plug-in's settings; where `critic` names a stage or a folder, or a judge one of `judges`,
     what is there counts, and of the parts of a reward what their own files hold.
     """
-    found: dict[str, Any] = labelled(_with_inputs(settings, inputs, judges))
+
+    def with_judge(block: dict[str, Any]) -> dict[str, Any]:
+        judge = block.get("stage")
+        if isinstance(judge, str) and judge in judges:
+            return block | {"stage": inputs[judge]}
+        return block
+
+    found: dict[str, Any] = labelled(with_each_block(settings, with_judge))
     critic = found.get("critic")
     if isinstance(critic, str) and critic in inputs:
         return {**found, "critic": inputs[critic]}
     if isinstance(critic, str) and is_folder(critic):
         return {**found, "critic": model_fingerprint(critic)}
     return found
-
-
-def _with_inputs(value: Any, inputs: Mapping[str, str], judges: Collection[str]) -> Any:
-    """Identities in place of the names of stages that judge."""
-    if isinstance(value, Mapping):
-        return {
-            key: inputs[item]
-            if key == "stage" and isinstance(item, str) and item in judges
-            else _with_inputs(item, inputs, judges)
-            for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [_with_inputs(item, inputs, judges) for item in value]
-    return value
 
 
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
