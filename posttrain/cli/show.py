@@ -94,13 +94,13 @@ def _print_scores(reward: Any) -> None:
 
 
 def _print_examples(name: str, module: Any, config: Any) -> None:
-    from posttrain.reward.protocol import score_one
+    from posttrain.reward.protocol import is_as_said, score_one
 
-    for examples, should in ((module.gold(config), "be 1"), (module.bad(config), "be less than 1")):
+    for examples, is_gold in ((module.gold(config), True), (module.bad(config), False)):
+        should = "be 1" if is_gold else "be less than 1"
         for example in examples:
             value = score_one(module, example, config).value
-            right = (value >= 1.0 - 1e-6) == (should == "be 1")
-            mark = "✓" if right else "✗"
+            mark = "✓" if is_as_said(value, is_gold) else "✗"
             print(f"{mark} {name}: {example.completion!r} scores {value:g}, should {should}")
 
 

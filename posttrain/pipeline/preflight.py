@@ -12,7 +12,6 @@ from posttrain.config.pipeline import (
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.pipeline.plan import RunPlan
 from posttrain.pipeline.results import asked_suites
-from posttrain.stages.jobs import PluginRef
 from posttrain.stages.preflight import Origin, PreflightRequest
 
 
@@ -51,10 +50,8 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
                 PreflightRequest(
                     planned.name,
                     "reward",
-                    reward=planned.plugins["reward"],
+                    reward=rl.reward,
                     place=f"stages.{planned.name}.reward",
-                    timeout_s=rl.reward.timeout_s,
-                    process_memory_mb=rl.reward.process_memory_mb,
                 )
             )
     return requests + _suite_requests(plan, suites)
@@ -62,7 +59,6 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
 
 def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[PreflightRequest]:
     requests = []
-    base_dir = str(plan.loaded.base_dir)
     for name, origin in origins.items():
         suite = plan.suites[name]
         place = f"(suite {name})"
@@ -72,17 +68,7 @@ def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[Preflight
         for task in suite_tasks(suite):
             reward = task_spec(suite, task).reward
             if reward is not None:
-                ref = PluginRef("reward", reward.name, reward.settings, base_dir)
-                requests.append(
-                    PreflightRequest(
-                        "",
-                        "reward",
-                        reward=ref,
-                        place=place,
-                        timeout_s=reward.timeout_s,
-                        process_memory_mb=reward.process_memory_mb,
-                    )
-                )
+                requests.append(PreflightRequest("", "reward", reward=reward, place=place))
     return requests
 
 

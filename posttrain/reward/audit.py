@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import RewardBroken
-from posttrain.reward.protocol import Example
+from posttrain.reward.protocol import Example, is_as_said
 from posttrain.reward.worker import Outcome, RewardPool
 
 Verdict = Literal["sound", "note", "unsound"]
@@ -57,8 +57,8 @@ def audit(
         first = ask([*gold, *bad])
         again = ask([*gold, *bad])
         findings = [
-            _gold(gold, first[: len(gold)]),
-            _bad(bad, first[len(gold) :]),
+            _examples("right examples", "score 1", gold, first[: len(gold)], True),
+            _examples("wrong examples", "score less than 1", bad, first[len(gold) :], False),
             _same(first, again),
         ]
         tried = [dict(example.row) for example in gold] + [dict(row) for row in rows]
@@ -79,26 +79,17 @@ def _asker(pool: RewardPool) -> Callable[[Sequence[Example]], list[Outcome]]:
     return ask
 
 
-def _gold(examples: Sequence[Example], outcomes: Sequence[Outcome]) -> Finding:
+def _examples(
+    about: str, scores: str, examples: Sequence[Example], outcomes: Sequence[Outcome], is_gold: bool
+) -> Finding:
     if not examples:
-        return Finding("right examples", "note", "has none of its own")
+        return Finding(about, "note", "has none of its own")
     wrong = [
         f"{example.completion[:60]!r} {_said(outcome)}"
         for example, outcome in zip(examples, outcomes, strict=True)
-        if isinstance(outcome, RewardBroken) or abs(outcome.value - 1.0) > 1e-6
+        if isinstance(outcome, RewardBroken) or not is_as_said(outcome.value, is_gold)
     ]
-    return _all_or(f"{len(examples)} score 1", "right examples", wrong)
-
-
-def _bad(examples: Sequence[Example], outcomes: Sequence[Outcome]) -> Finding:
-    if not examples:
-        return Finding("wrong examples", "note", "has none of its own")
-    wrong = [
-        f"{example.completion[:60]!r} {_said(outcome)}"
-        for example, outcome in zip(examples, outcomes, strict=True)
-        if isinstance(outcome, RewardBroken) or outcome.value >= 1.0 - 1e-6
-    ]
-    return _all_or(f"{len(examples)} score less than 1", "wrong examples", wrong)
+    return _all_or(f"{len(examples)} {scores}", about, wrong)
 
 
 def _same(first: Sequence[Outcome], again: Sequence[Outcome]) -> Finding:

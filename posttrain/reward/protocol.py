@@ -34,7 +34,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any, Protocol
 
 from posttrain.config.strict import StrictModel
@@ -90,10 +89,9 @@ def checked(result: object) -> Score:
     return Score(_finite("value", result.value), result.passed, parts, reason, result.seconds)
 
 
-def failed_gold(reward: ModuleType, config: StrictModel) -> list[str]:
-    """`failed_examples` of a reward in this process; errors of its own pass through."""
-    gold, bad = list(reward.gold(config)), list(reward.bad(config))
-    return failed_examples(gold, bad, [score_one(reward, each, config) for each in (*gold, *bad)])
+def is_as_said(value: float, is_gold: bool) -> bool:
+    """Whether an example scores what it has to: gold exactly 1, others less."""
+    return math.isclose(value, 1.0, abs_tol=1e-6) if is_gold else value < 1.0 - 1e-6
 
 
 def failed_examples(
@@ -108,10 +106,9 @@ def failed_examples(
         said = f"{example.completion[:80]!r}"
         if isinstance(outcome, RewardBroken):
             failures.append(f"{said} breaks it: {outcome.message}")
-        elif number < len(gold) and not math.isclose(outcome.value, 1.0, abs_tol=1e-6):
-            failures.append(f"{said} scored {outcome.value:g}, not 1")
-        elif number >= len(gold) and outcome.value >= 1.0 - 1e-6:
-            failures.append(f"{said} scored {outcome.value:g}, has to score less")
+        elif not is_as_said(outcome.value, number < len(gold)):
+            wanted = "not 1" if number < len(gold) else "has to score less"
+            failures.append(f"{said} scored {outcome.value:g}, {wanted}")
     return failures
 
 

@@ -18,11 +18,10 @@ from typing import Any
 from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
 from posttrain.config.pipeline import OnlineRlStage, ScoredReward, Suite
-from posttrain.config.plugin import Plugin, named_stages
+from posttrain.config.plugin import named_stages
 from posttrain.config.plugins import with_parts
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
 from posttrain.reward.protocol import failed_examples, require_ready
-from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.scoring import reward_pool
 from posttrain.stages.step_limits import check_step
@@ -50,9 +49,7 @@ class PreflightRequest:
     data: Mapping[str, Any] | None = None  # DataSpec
     max_tokens: int | None = None  # of a row (sft) or of an answer (online_rl)
     suite: Mapping[str, Any] | None = None
-    reward: PluginRef | None = None
-    timeout_s: float | None = None  # of the reward; as in ScoredReward
-    process_memory_mb: int = 4096
+    reward: ScoredReward | None = None  # its files absolute
     place: str = ""
     online: OnlineRlStage | None = None  # of an online_rl stage, with where its keys stand
     places: Places | None = None
@@ -177,15 +174,14 @@ def _look_at_reward(request: PreflightRequest) -> None:
     """A reward, and each part of one that is made of others, must give its own examples the scores
     that it says they have. They are scored as answers are: in a process with limits.
     """
-    reward = request.reward
-    assert reward is not None
-    plugin = ScoredReward(name=reward.name, settings=dict(reward.settings))
-    for _, part, module, config in with_parts(plugin, reward.base_dir):
+    assert request.reward is not None
+    for _, part, module, config in with_parts(request.reward, None):
         if not any(named_stages(config)):  # whose models may not be trained yet
-            _look_at_examples(part, module, config, request)
+            update = {"name": part.name, "settings": part.settings, "processes": 1}
+            _look_at_examples(request.reward.model_copy(update=update), module, config)
 
 
-def _look_at_examples(reward: Plugin, module: Any, config: Any, request: PreflightRequest) -> None:
+def _look_at_examples(reward: ScoredReward, module: Any, config: Any) -> None:
     try:
         require_ready(module, config)
         gold, bad = list(module.gold(config)), list(module.bad(config))
@@ -194,13 +190,7 @@ def _look_at_examples(reward: Plugin, module: Any, config: Any, request: Preflig
     except Exception as error:  # boundary: a file of the user's own
         message = f"reward `{reward.name}`: its examples raise {type(error).__name__}: {error}"
         raise RewardBroken(message, help="mend ready(), gold() and bad()") from error
-    scored = ScoredReward(
-        name=reward.name,
-        settings=reward.settings,
-        timeout_s=request.timeout_s,
-        process_memory_mb=request.process_memory_mb,
-    )
-    with reward_pool(scored) as pool:
+    with reward_pool(reward) as pool:
         rows, answers = [e.row for e in (*gold, *bad)], [e.completion for e in (*gold, *bad)]
         failures = failed_examples(gold, bad, pool.score(rows, answers))
     if failures:

@@ -1,10 +1,11 @@
 from types import ModuleType
 
 import pytest
+from reward_examples import failed_gold
 
 from posttrain.config.strict import StrictModel
 from posttrain.errors import RewardBroken
-from posttrain.reward.protocol import Example, checked, failed_gold, score_one
+from posttrain.reward.protocol import Example, checked, score_one
 from posttrain.types import Score
 
 

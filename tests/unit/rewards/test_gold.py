@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
+from reward_examples import failed_gold
 
 from posttrain.config.pipeline import RewardSpec
 from posttrain.config.plugins import load_plugin, shipped
 from posttrain.errors import NoSandbox, RewardBroken
-from posttrain.reward.protocol import failed_gold
 
 MADE_OF_OTHERS = ("gated", "per_source", "weighted")  # their parts prove themselves
 

@@ -1,10 +1,10 @@
 """The reward `ifeval`: both forms, strict and loose, and what it says of an answer."""
 
 import pytest
+from reward_examples import failed_gold
 
 from posttrain.config.plugins import load_plugin
 from posttrain.errors import RewardBroken
-from posttrain.reward.protocol import failed_gold
 
 ROW = {
     "instruction_id_list": ["punctuation:no_comma", "startend:quotation", "keywords:existence"],

@@ -1,9 +1,9 @@
 import pytest
 from posttrain.rewards import math as reward
+from reward_examples import failed_gold
 
 from posttrain.errors import RewardBroken
 from posttrain.reward.math_answers import boxed, last_formula, normalised, number_of, said
-from posttrain.reward.protocol import failed_gold
 from posttrain.reward.symbolic import is_tame
 
 

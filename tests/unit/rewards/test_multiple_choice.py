@@ -1,8 +1,8 @@
 import pytest
 from posttrain.rewards import multiple_choice as reward
+from reward_examples import failed_gold
 
 from posttrain.errors import RewardBroken
-from posttrain.reward.protocol import failed_gold
 
 
 @pytest.mark.parametrize(

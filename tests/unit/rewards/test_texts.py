@@ -14,9 +14,9 @@ from posttrain.rewards import (
     repetition,
 )
 from pydantic import ValidationError
+from reward_examples import failed_gold
 
 from posttrain.errors import RewardBroken
-from posttrain.reward.protocol import failed_gold
 
 
 @pytest.mark.parametrize(

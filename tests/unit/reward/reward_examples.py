@@ -1,0 +1,9 @@
+"""A reward's own examples, scored in this process."""
+
+from posttrain.reward.protocol import failed_examples, score_one
+
+
+def failed_gold(reward, config):
+    """One line for each example that does not score what it should; its errors pass through."""
+    gold, bad = list(reward.gold(config)), list(reward.bad(config))
+    return failed_examples(gold, bad, [score_one(reward, each, config) for each in (*gold, *bad)])
