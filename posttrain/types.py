@@ -7,7 +7,7 @@ trainer's weights: 0 is what the stage started from, v is what v optimiser batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -61,7 +61,15 @@ class RolloutGroup:
 
 
 MOST_SOURCES = 32
-"""Sources of prompts that metrics tell apart; a column of ids would make a metric of each row."""
+
+
+def told_apart(sources: Iterable[str]) -> list[str]:
+    """The sources of prompts that metrics have names for, sorted: none where there is only one, nor
+    beyond MOST_SOURCES, for a column of ids would make a metric of each row.
+    """
+    found = sorted(set(sources))
+    return found if 1 < len(found) <= MOST_SOURCES else []
+
 
 JUDGE_PART = "judge/"
 """Parts of a score with this prefix say whether a constraint holds: 1.0, or less where not."""

@@ -15,6 +15,8 @@ from posttrain.config.lora import Lora
 from posttrain.config.plugin import Plugin, RewardPlugin
 from posttrain.config.strict import Contradiction, StrictModel, short_form
 
+PROCESS_MEMORY_MB = 4096  # of a process that scores, unless a file says otherwise
+
 
 class ScoredReward(RewardPlugin):
     """A reward, and how the processes that score with it are held to their limits."""
@@ -25,7 +27,7 @@ class ScoredReward(RewardPlugin):
     processes: int = Field(default=1, gt=0)
     """Processes that score side by side. Texts and numbers need one; programs that are run, or
     expressions that are worked out, take tens of milliseconds each and want more."""
-    process_memory_mb: int = Field(default=4096, gt=0)
+    process_memory_mb: int = Field(default=PROCESS_MEMORY_MB, gt=0)
     """Address space of a verifier's process; one that wants more is broken, not wrong."""
 
 

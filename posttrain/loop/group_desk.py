@@ -165,7 +165,6 @@ class GroupDesk:
         refs = tuple(samples[sample].ref for sample in sorted(samples))
         try:
             scoring = await self._scores(draw, refs)
-            self.health.require_sound()
         except PosttrainError as error:
             if isinstance(error, RewardBroken) or classify(error, 2) != "drop":
                 raise
@@ -192,6 +191,7 @@ class GroupDesk:
         )
         self.health.scored(prompt.source, len(refs), scoring.broken, 1000 * (time.time() - began))
         self.tracker.span("rewards", "score", began, time.time(), draw=draw)
+        self.health.require_sound(prompt.source)
         return scoring
 
     def _write_down(self, decisions: Sequence[tuple[int, Verdict]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from posttrain.loop.fleet import Fleet
 from posttrain.loop.ledger import LedgerState
 from posttrain.loop.scoring import VerifierHealth
-from posttrain.types import SyncReport
+from posttrain.types import SyncReport, told_apart
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Numbers:
         }
         metrics |= health.metrics()
         counts.losses = counts.retries = counts.continued_tokens = 0
-        if len(health.by_source) > 1:
+        if told_apart(health.by_source):
             metrics |= {f"groups/dropped/{name}": float(n) for name, n in counts.dropped.items()}
         counts.dropped = {}
         if sync is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from posttrain.errors import RewardBroken
-from posttrain.types import MOST_SOURCES
+from posttrain.types import told_apart
 
 MOSTLY = 0.5  # of one source's answers: it would never be trained on, whatever the others do
 
@@ -39,16 +39,18 @@ class VerifierHealth:
     def broken_share(self) -> float:
         return self.num_broken / max(1, self.num_answers)
 
-    def require_sound(self) -> None:
-        """Raises RewardBroken where so many answers broke that training would learn a bias."""
-        for source, (answers, broken) in self.by_source.items():
-            if answers >= self.min_answers and broken > MOSTLY * answers:
-                raise RewardBroken(
-                    f"the verifier broke on {broken} of {answers} answers to prompts of {source}, "
-                    f"last: {self.last_reason}",
-                    help="nothing was scored 0 for it; mend the reward of that source, then "
-                    "posttrain resume",
-                )
+    def require_sound(self, source: str) -> None:
+        """Raises RewardBroken where so many answers broke that training would learn a bias: of all,
+        or of `source`, whose counts have changed.
+        """
+        answers, broken = self.by_source[source]
+        if answers >= self.min_answers and broken > MOSTLY * answers:
+            raise RewardBroken(
+                f"the verifier broke on {broken} of {answers} answers to prompts of {source}, "
+                f"last: {self.last_reason}",
+                help="nothing was scored 0 for it; mend the reward of that source, then "
+                "posttrain resume",
+            )
         if self.num_answers < self.min_answers or self.broken_share <= self.limit_share:
             return
         worst = max(self.by_source, key=lambda name: self.by_source[name][1])
@@ -66,11 +68,9 @@ class VerifierHealth:
             "verifier/latency_ms": self.take_latency_ms(),
             "verifier/failed_share": self.broken_share,
         }
-        if 1 < len(self.by_source) <= MOST_SOURCES:
-            found |= {
-                f"verifier/{source}/failed_share": broken / max(1, answers)
-                for source, (answers, broken) in self.by_source.items()
-            }
+        for source in told_apart(self.by_source):
+            answers, broken = self.by_source[source]
+            found[f"verifier/{source}/failed_share"] = broken / max(1, answers)
         return found
 
     def take_latency_ms(self) -> float:

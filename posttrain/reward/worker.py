@@ -25,13 +25,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from posttrain.config.pipeline import PROCESS_MEMORY_MB
 from posttrain.config.plugins import is_file_name
 from posttrain.errors import PosttrainError, RewardBroken
 from posttrain.reward.wire import HEADER, Broken, Ready, Setup, frame
 from posttrain.types import Score
 
 START_TIMEOUT_S = 60.0
-MEMORY_MB = 4096  # address space of a child
 MOST_TOGETHER = 256  # answers that a reward is given at once, where it scores them side by side
 GRACE_S = 2.0
 _RETRIES = 1
@@ -53,7 +53,7 @@ class RewardPool:
         settings: Mapping[str, Any],
         timeout_s: float,
         workers: int = 1,
-        memory_mb: int = MEMORY_MB,
+        memory_mb: int = PROCESS_MEMORY_MB,
     ) -> None:
         if is_file_name(name):
             name = os.path.abspath(os.path.expanduser(name))
@@ -129,7 +129,7 @@ class _Child:
 
         True where several were scored side by side and nothing at all came of it.
         """
-        left = list(batch)
+        left = dict.fromkeys(batch)  # in order, and cheap to take from
         # Answers that wait side by side are ended by the child itself, a part at a time.
         limit_s = self._setup.timeout_s
         if self._together:
@@ -140,7 +140,7 @@ class _Child:
                 place, content = self._receive(limit_s)
                 outcomes[batch[place]] = _outcome(content)
                 tries[batch[place]] += 1
-                left.remove(batch[place])
+                del left[batch[place]]
                 if isinstance(content, Broken) and content.is_last:
                     self.stop()
                     return False  # the others are asked for anew
@@ -148,10 +148,11 @@ class _Child:
             self.stop()
             if self._together and len(batch) > 1:
                 return len(left) == len(batch)
-            outcomes[left[0]] = RewardBroken(
+            hanging = next(iter(left))
+            outcomes[hanging] = RewardBroken(
                 str(hung), help="see the verifier's file, or timeout_s"
             )
-            tries[left[0]] += 1
+            tries[hanging] += 1
         return False
 
     def _start(self) -> None:
@@ -183,7 +184,7 @@ class _Child:
             self.stop()
             raise RewardBroken(
                 f"reward `{self._setup.name}` cannot be used: {reply}",
-                help="`posttrain check` loads it and scores its examples",
+                help="`posttrain reward audit` loads it and scores its examples",
             )
 
     def _write(self, content: bytes) -> None:

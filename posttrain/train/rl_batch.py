@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.types import JUDGE_PART, MOST_SOURCES, Rollout, TrainBatch
+from posttrain.types import JUDGE_PART, Rollout, TrainBatch, told_apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _by_source(batch: TrainBatch, rewards_GK: Tensor, passed_GK: Tensor) -> dict
     """Of each source of prompts, where there are several."""
     sources = [scored.group.prompt.source for scored in batch.groups]
     metrics: dict[str, float] = {}
-    for source in sorted(set(sources)) if 1 < len(set(sources)) <= MOST_SOURCES else ():
+    for source in told_apart(sources):
         of_source_G = torch.tensor([each == source for each in sources])
         metrics[f"reward/{source}/mean"] = float(rewards_GK[of_source_G].mean())
         metrics[f"reward/{source}/pass_share"] = float(passed_GK[of_source_G].float().mean())
