@@ -38,6 +38,8 @@ def gold(config: Config) -> Sequence[Example]:
         Example(_ROW, "19 + 35 = 54\n44 + 54 = 98\nSo it is 44 + (19 + 35)."),
         Example(_ROW, "44 + 19 + 35 = 98"),
         Example(_ROW, "98 = 44 + 19 + 35"),
+        Example(_ROW, "1. [44 + 19] + 35 = 98"),
+        Example(_ROW, "<answer>\n44 + 19\n+ 35\n</answer>"),
         Example(_HALVES, r"$(3 \div 2) \times 6 - 1 = 8$"),  # over a fraction
     ]
 
@@ -51,6 +53,8 @@ def bad(config: Config) -> Sequence[Example]:
         Example(_ROW, "<answer>44 + 54</answer>"),  # a sum of two put in as one
         Example(_ROW, "<answer>44 + 19 - 35</answer>"),
         Example(_ROW, "<answer>44 + 19 + 35, 44 + 19 - 35</answer>"),  # two at once
+        Example(_ROW, "<answer>44 + 19 + 35 = 99</answer>"),  # right, and said to be something else
+        Example(_ROW, "44 + 19 + 35 ≠ 98"),
         Example(_ROW, "44 + 19 + 35 = 98\nno, rather\n44 - 19 + 35 = 98"),
         Example(_ROW, "<answer>44 + 19 + 35</answer> <answer>9**9**9</answer>"),
         Example(_ROW, " + ".join(map(str, range(101)))),

@@ -1,16 +1,19 @@
 """JSON that fits a schema (JSON Schema, draft 2020-12 unless `$schema` says otherwise): 1 or 0.
 
 Reads the row's `schema`, an object or its JSON text; where the row has none, the settings' own
-stands in. The answer is one JSON value and nothing else; a code fence around it is taken off.
+stands in. The answer is one JSON value and nothing else; a code fence around it is taken off. A
+key that stands twice in one object is wrong, as are numbers that no float holds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jsonschema
+import regex
 from referencing import Registry
 
 from posttrain.config.strict import StrictModel
@@ -21,6 +24,7 @@ from posttrain.types import Score
 
 MOST_CHARACTERS = 1_000_000
 DEEPEST = 100
+PATTERN_TIMEOUT_S = 0.5
 
 
 class Config(StrictModel):
@@ -36,13 +40,20 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     if len(completion) > MOST_CHARACTERS:
         return wrong(f"expected JSON, found {len(completion)} characters")
     try:
-        value = json.loads(_without_fence(completion), parse_constant=_no_json)
+        value = json.loads(
+            _without_fence(completion),
+            parse_constant=_no_json,
+            parse_float=_number,
+            object_pairs_hook=_object,
+        )
     except (ValueError, RecursionError) as error:
         return wrong(f"expected JSON, found {shown(completion)}: {shown(error)}")
     if _is_deep(value):
         return wrong(f"expected JSON, found it nested deeper than {DEEPEST}")
     try:
         error = next(validator.iter_errors(value), None)
+    except OverflowError as error_:  # a number with hundreds of digits, divided as a float
+        return wrong(f"expected smaller numbers: {shown(error_)}")
     except Exception as broken:  # boundary: a library over a schema that somebody wrote
         raise RewardBroken(f"the schema cannot be used: {shown(broken)}") from broken
     if error is None:
@@ -66,7 +77,46 @@ def _validator(schema: object) -> Any:
         kind.check_schema(schema)
     except (jsonschema.SchemaError, RecursionError) as error:
         raise RewardBroken(f"the schema is not valid: {shown(error)}") from error
+    kind = jsonschema.validators.extend(kind, {"uniqueItems": _unique, "pattern": _pattern})
     return kind(schema, registry=Registry())  # an empty registry: nothing is fetched
+
+
+def _unique(
+    validator: Any, wanted: bool, items: object, schema: object
+) -> Iterator[jsonschema.ValidationError]:
+    """In linear time; the library compares all pairs where items cannot be sorted."""
+    if wanted and isinstance(items, list):
+        texts = [json.dumps(item, sort_keys=True) for item in items]
+        if len(set(texts)) < len(texts):
+            yield jsonschema.ValidationError("has items that are not unique")
+
+
+def _pattern(
+    validator: Any, pattern: str, text: object, schema: object
+) -> Iterator[jsonschema.ValidationError]:
+    """With a time limit: what a pattern takes for ever on is the answer's doing, and wrong."""
+    if not isinstance(text, str):
+        return
+    try:
+        if not regex.search(pattern, text, timeout=PATTERN_TIMEOUT_S):
+            yield jsonschema.ValidationError(f"{shown(text)!r} does not match {pattern!r}")
+    except TimeoutError:
+        yield jsonschema.ValidationError(f"{shown(text)!r} takes {pattern!r} too long")
+
+
+def _number(digits: str) -> float | int:
+    """A whole one as int: JSON knows one kind of number, and 1.0 is 1."""
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits:.40} is larger than any float")
+    return int(number) if number.is_integer() else number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
 
 
 def _without_fence(text: str) -> str:
@@ -103,6 +153,7 @@ _SCHEMA = {
     "additionalProperties": False,
 }
 _ROW = {"schema": _SCHEMA}
+_UNIQUE = {"schema": {"type": "array", "uniqueItems": True}}
 
 
 def gold(config: Config) -> Sequence[Example]:
@@ -110,6 +161,7 @@ def gold(config: Config) -> Sequence[Example]:
         Example(_ROW, '{"name": "Ada", "age": 36}'),
         Example({"schema": json.dumps(_SCHEMA)}, '```json\n{"name": "Ada", "age": 36}\n```'),
         Example({"schema": {"type": "array", "items": {"type": "number"}}}, "[1, 2.5]"),
+        Example(_UNIQUE, json.dumps([{"n": n} for n in range(20_000)])),
     ]
 
 
@@ -123,4 +175,9 @@ def bad(config: Config) -> Sequence[Example]:
         Example(_ROW, '{"name": "Ada", "age": 36} {"name": "Ada", "age": 36}'),
         Example(_ROW, "[" * 100_000),
         Example(_ROW, "9" * 10_000),
+        Example(_ROW, '{"name": "Ada", "age": -1, "age": 36}'),
+        Example({"schema": {"multipleOf": 0.5}}, "1e400"),
+        Example({"schema": {"multipleOf": 0.5}}, "9" * 400),
+        Example(_UNIQUE, json.dumps([{}] * 30_000)),
+        Example({"schema": {"pattern": "^(a+)+$"}}, f'"{"a" * 60}b"'),
     ]

@@ -23,9 +23,14 @@ _ROLES = ("knave", "knight")
 _NAME = r"[*_]{0,3}\0\d+\0[*_]{0,3}"
 _STATED = re.compile(
     rf"(?P<who>{_NAME}(?:(?:\s?,\s?and\s|\s?,\s?|\s(?:and|&)\s){_NAME})*)"
-    r"\s{0,3}(?::|=|-|is|are|must be|was)[\s*_]{0,5}(?P<no>not\s)?"
+    r"\s{0,3}(?::|=|->|→|-|–|\||\(|is|are|must be|was)[\s*_]{0,5}(?P<no>not\s)?"
     r"(?:both\s|all\s|also\s)?(?:an?\s|the\s)?[*_]{0,3}(?P<role>knight|knave)s?\b",
     re.I,
+)
+_GROUPED = re.compile(
+    r"^[\s*_#-]{0,5}(?P<role>knight|knave)s?[\s*_]{0,3}:[\s*_]{0,3}"
+    rf"(?P<who>{_NAME}(?:(?:\s?,\s?and\s|\s?,\s?|\s(?:and|&)\s){_NAME})*)[\s*_.]*$",
+    re.I | re.M,
 )
 _OTHER = re.compile(
     r"[\s*_]{0,5}(?:,\s?)?(?:or|and|/)\s?(?:also\s|maybe\s|perhaps\s)?(?:an?\s|the\s)?"
@@ -77,7 +82,12 @@ def _statements(text: str, names: list[str]) -> Iterator[tuple[str, bool]]:
         text.replace("\0", " "),
         flags=re.IGNORECASE,
     )
-    for match in _STATED.finditer(marked):
+    grouped = list(_GROUPED.finditer(marked))
+    for match in sorted([*_STATED.finditer(marked), *grouped], key=lambda found: found.start()):
+        if match in grouped:
+            for number in re.findall(r"\0(\d+)\0", match["who"]):
+                yield names[int(number)], match["role"].lower() == "knight"
+            continue
         if _SUPPOSED.search(marked[max(match.start() - 20, 0) : match.start()]):
             continue
         if _ASKED.match(marked, match.end()):
@@ -106,6 +116,9 @@ def gold(config: Config) -> Sequence[Example]:
         Example(_ROW, f"Assume Mason is a knight. No.\n{listed}"),
         Example(_ROW, "Michael and Jacob are knights; Mason is not a knight."),
         Example(_ROW, "**Michael**: knight\n**Mason**: knave\n**Jacob**: knight"),
+        Example(_ROW, "Knights: Michael, Jacob\nKnaves: Mason"),
+        Example(_ROW, "| Michael | knight |\n| Mason | knave |\n| Jacob | knight |"),
+        Example(_ROW, "Michael (knight), Mason (knave), Jacob → knight"),
     ]
 
 
@@ -117,6 +130,7 @@ def bad(config: Config) -> Sequence[Example]:
         Example(_ROW, both),
         Example(_ROW, f"<answer>{_RIGHT} {_FALSE}</answer>"),
         Example(_ROW, f"{_RIGHT}\nNo, rather: {_FALSE}"),
+        Example(_ROW, "Knights: Michael, Jacob, Mason\nKnaves: Mason"),
         Example(_ROW, f"{_RIGHT} <answer>{_FALSE}</answer>"),
         Example(_ROW, "".join(f"{name} is a knight or a knave. " for name in _ROW["names"])),
         Example(_ROW, _RIGHT.replace(".", "?").replace(",", "?")),

@@ -14,14 +14,16 @@ from typing import Any, Literal
 
 from posttrain.config.strict import StrictModel
 from posttrain.errors import RewardBroken
-from posttrain.reward.answers import without_thinking
+from posttrain.reward.answers import last_tagged, without_thinking
 from posttrain.reward.columns import text_of
 from posttrain.reward.math_answers import (
     MOST_CHARACTERS,
     boxed,
     last_formula,
+    name_of,
     normalised,
     number_of,
+    phrased,
     said,
     tidied,
 )
@@ -36,8 +38,9 @@ class Config(StrictModel):
 
     mode: Literal["boxed", "minerva", "flexible"] = "flexible"
     r"""boxed: the last `\boxed{…}` only. minerva (strict): `Final Answer: The final answer is X. I
-    hope it is correct.`, else the whole answer. flexible: either, else between the last two `$`,
-    else the whole answer."""
+    hope it is correct.`, else the whole answer. flexible: either, else in `<answer>…</answer>`,
+    else behind the last `answer is` or `answer:`, else between the last two `$`, else the whole
+    answer."""
 
 
 def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
@@ -52,12 +55,19 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
 
 def is_equivalent(truth: str, answer: str) -> bool:
     """Whether two answers in LaTeX are the same: as strings, else as numbers, else by sympy."""
+    names = name_of(truth), name_of(answer)
     expected, found = normalised(truth), normalised(answer)
+    if None not in names and names[0] != names[1]:
+        return False
     if not expected or not found or expected == found:
         return expected == found != ""
     number, other = number_of(expected), number_of(found)
     if number is not None and other is not None:
         return number == other
+    if "=" in answer and "=" not in truth:
+        sides = [number_of(normalised(side)) for side in answer.split("=")]
+        if any(side is not None and side != number for side in sides):
+            return False  # `6 = 5`
     return same_expression(tidied(truth), tidied(answer))
 
 
@@ -76,9 +86,9 @@ def _answers(completion: str, mode: str) -> list[str]:
     found = [] if mode == "minerva" else [boxed(completion)]
     found += [] if mode == "boxed" else [said(completion)]
     if mode == "flexible" and not any(found):
-        found = [last_formula(completion)]
+        found = [last_tagged(completion) or phrased(completion) or last_formula(completion)]
     if mode != "boxed" and not any(found) and len(completion) <= MOST_CHARACTERS:
-        found = [completion]
+        found = [completion.strip(" \n*")]
     return [answer for answer in found if answer and answer.strip()]
 
 

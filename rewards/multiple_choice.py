@@ -2,9 +2,11 @@
 
 Reads the letter in the row's `answer` (AQuA: `answer_column: correct`). The answer's letter is the
 only one of its last line, else the last that it names as its answer (`Answer: B`, `the answer is
-(B)`, `\\boxed{B}`), else the last in brackets, else the last that stands alone. A letter in a list
-of several (`A, B or C`) is no answer, nor is the last of all options named one after another. Where
-no letter is named and the row has `options`, the option whose text is the answer counts.
+(B)`, `\\boxed{B}`), else the only one of its first line, else the last in brackets, else the last
+that stands alone; a lower-case letter counts where it is the whole answer. A letter in a list of
+several (`A, B or C`, `A + B`) is no answer, nor one that is ruled out (`not B`), nor is the last of
+all options named one after another. Where no letter is named and the row has `options`, the option
+whose text is the answer counts.
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ from posttrain.reward.verdict import verdict
 from posttrain.types import Score
 
 _TAIL = 4_000
+_JOINING = "or|and|then|also|plus|maybe|possibly|perhaps|even"
+_RULED_OUT = re.compile(
+    r"(?i:\b(?:not|isn't|never|nor|cannot be|can't be|rules? out|ruled out|eliminates?|excludes?)"
+    r"(?: (?:answer|option|choice))?)[\s*_(\[$]*$"
+)
 
 
 class Config(StrictModel):
@@ -50,15 +57,23 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
 
 def chosen_letter(text: str, letters: str) -> str | None:
     """The letter that a text settles on; None where it names none or several."""
+    whole = re.fullmatch(rf"[\s*_(]*([{letters.lower()}])[\s*_).]*", text)
+    if whole:
+        return whole[1].upper()
     alone = _alone(letters)
+    first_line = re.compile(rf"\A[\s*_(]*([{letters}])[\s*_).:]*\n")
     named = re.compile(
         rf"(?:\b(?i:answer|ans|correct option|correct choice)\b[\s*_]*(?:is|was|[:=-])?[\s*_:]*"
         rf"(?:(?i:option|choice)\s+)?|\\boxed\{{\s*(?:\\text\{{)?)[\s*_(\[$]*({alone})"
     )
     last_line = re.compile(rf"(?:\A|\n)[\s*_(]*([{letters}])[\s*_).]*\Z")
     bracketed = re.compile(rf"(?<!\w)\((?i:([{letters}]))\)|(?<![\w(])([{letters}])\)")
-    for pattern in (last_line, named, bracketed, re.compile(f"({alone})")):
-        matches = list(pattern.finditer(text))
+    for pattern in (last_line, named, first_line, bracketed, re.compile(f"({alone})")):
+        matches = [
+            each
+            for each in pattern.finditer(text)
+            if not _RULED_OUT.search(text[: each.start(each.lastindex or 0)][-40:])
+        ]
         if matches:
             group = matches[-1].lastindex or 0
             chosen = [match.group(match.lastindex or 0).upper() for match in matches]
@@ -84,8 +99,8 @@ def _is_every_option(chosen: list[str], letters: str) -> bool:
 def _is_listed(text: str, at: int, letters: str) -> bool:
     """Whether the letter at `at` is one of several joined by commas, `or`, blanks and the like."""
     listed = re.compile(
-        rf"(?<![\w'])[{letters}](?:(?:[\s()\[\]*,/&|;.:]|\b(?:or|and)\b)+[{letters}]"
-        rf"(?![\w'])(?! +(?!or\b|and\b)[a-z]))+"
+        rf"(?<![\w'])[{letters}](?:(?:[\s()\[\]*,/&|;.:+\u2013\u2014-]|\b(?:{_JOINING})\b)+[{letters}]"
+        rf"(?![\w'])(?! +(?!(?:{_JOINING})\b)[a-z]))+"
     )
     for match in listed.finditer(text):
         if match.start() <= at < match.end():
@@ -119,6 +134,9 @@ def gold(config: Config) -> Sequence[Example]:
         Example({config.answer_column: first}, rf"$\boxed{{\text{{{first}}}}}$"),
         Example({config.answer_column: first}, f"{first} is the correct answer"),
         Example(right, f"The answer is {10 * len(options)} m."),
+        Example(right, f"{last}.\n{first} is far too small."),
+        Example(right, last.lower()),
+        Example(right, f"It cannot be {first}, and {first} is not right: {last}, not {first}"),
     ]
 
 
@@ -137,5 +155,11 @@ def bad(config: Config) -> Sequence[Example]:
         Example(row, "\n".join(f"Answer: {letter}" for letter in every)),
         Example({config.answer_column: config.letters[0]}, "Answer: " + "\n".join(every)),
         Example(row, f"The answer is {last}. No: the answer is {config.letters[0]}"),
+        Example(row, f"{config.letters[0]} + {last}"),
+        Example(row, f"{config.letters[0]} - {last}"),
+        Example(row, f"{config.letters[0]}, or possibly {last}"),
+        Example(row, f"{config.letters[0]} then {last}"),
+        Example(row, f"It is not {last}"),
+        Example(row, f"The answer is not {last}"),
         Example(row, "a word with many letters, e.g. EVERY one"),
     ]

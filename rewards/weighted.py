@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.config.plugin import RewardPlugin
-from posttrain.config.strict import StrictModel
+from posttrain.config.strict import Contradiction, StrictModel
 from posttrain.reward.parts import scored
 from posttrain.reward.protocol import Example
 from posttrain.types import JUDGE_PART, Score
@@ -36,7 +36,13 @@ class Config(StrictModel):
     """The parts by name."""
 
     parts: dict[str, Part] = Field(default_factory=dict)
-    """Each part's reward and weight."""
+    """Each part's reward and weight; one or more."""
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> Config:
+        if not self.parts:
+            raise Contradiction("a sum of no parts is always 0", "parts: {correct: {reward: math}}")
+        return self
 
 
 async def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:

@@ -39,14 +39,18 @@ def reward(
         str, typer.Option("--settings", help="The reward's settings as JSON.", metavar="JSON")
     ] = "{}",
     rows: Annotated[int, typer.Option("--rows", min=1, help="audit: rows of DATA to try.")] = 200,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one answer.")] = 10.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.001, help="Seconds for one answer.")
+    ] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON line.")] = False,
 ) -> int:
     """Score one answer, or look for ways to fool a reward; exit code 1 where one is found."""
-    from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.config.plugin import Plugin
+    from posttrain.config.plugins import with_parts
 
     chosen = _object(settings, "--settings")
-    plugin_config(load_plugin("reward", name), chosen, path="--settings")
+    for _ in with_parts(Plugin(name=name, settings=chosen), None, "--settings"):
+        pass  # a reward that is made of others: their settings too are looked at before work starts
     if action is Action.TRY:
         return _try(name, chosen, _row(row), _text(completion), timeout_s, as_json)
     return _audit(name, chosen, _rows_of(data, rows), timeout_s, as_json)
@@ -151,4 +155,10 @@ def _read(path: Path, most: int) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _text(completion: str) -> str:
-    return sys.stdin.read() if completion == "-" else completion
+    if completion != "-":
+        return completion
+    if sys.stdin is None:  # closed: `... <&-`
+        raise InputError(
+            Problem("usage", "there is no standard input", help="--completion 'the answer'")
+        )
+    return sys.stdin.read()

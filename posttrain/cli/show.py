@@ -94,9 +94,11 @@ def _print_scores(reward: Any) -> None:
 
 
 def _print_examples(name: str, module: Any, config: Any) -> None:
+    from posttrain.reward.examples import examples_of
     from posttrain.reward.protocol import is_as_said, score_one
 
-    for examples, is_gold in ((module.gold(config), True), (module.bad(config), False)):
+    gold, bad = examples_of(module, name, config)
+    for examples, is_gold in ((gold, True), (bad, False)):
         should = "be 1" if is_gold else "be less than 1"
         for example in examples:
             value = score_one(module, example, config).value

@@ -133,7 +133,7 @@ def with_parts(
     Raises InputError as `load_plugin` and `plugin_config` do.
     """
     module = load_plugin("reward", plugin.name, base_dir)
-    config = plugin_config(module, plugin.settings)
+    config = plugin_config(module, plugin.settings, path=".".join(map(str, path)))
     yield path, plugin, module, config
     for keys, part in nested_plugins(config):
         yield from with_parts(part, base_dir, *path, *keys)
@@ -223,7 +223,7 @@ def _load_file(kind: str, path: Path) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # boundary: whatever a user's file raises becomes one clear line
+    except (Exception, SystemExit) as error:  # boundary: whatever it raises becomes a clear line
         del sys.modules[module_name]
         raise InputError(_broken(kind, path, error)) from error
     return module
@@ -239,18 +239,23 @@ def _load_module(kind: str, name: str) -> ModuleType:
                 "unknown-plugin", f"no module `{error.name}` for {_noun(kind)} `{name}`", help=help
             )
         ) from error
-    except Exception as error:  # boundary: as for files
+    except (Exception, SystemExit) as error:  # boundary: as for files
         raise InputError(
             Problem("plugin-broken", f"`{name}` raises {type(error).__name__}: {error}")
         ) from error
 
 
-def _broken(kind: str, path: Path, error: Exception) -> Problem:
+def line_in(path: str, error: BaseException) -> int | None:
+    """The line of a file in which an error was raised, or passed through last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == path), None)
+
+
+def _broken(kind: str, path: Path, error: BaseException) -> Problem:
     if isinstance(error, SyntaxError):
         line, message = error.lineno, f"not Python: {error.msg}"
     else:
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
+        line = line_in(str(path), error)
         message = f"raises {type(error).__name__} when it is loaded: {error}"
     help = f"run it alone: python {show_path(path)}"
     return Problem("plugin-broken", message, f"({_noun(kind)})", show_path(path), line, help)

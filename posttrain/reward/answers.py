@@ -21,6 +21,8 @@ def last_number(text: str) -> str | None:
 
     "So 1,200 - 3 = 1,197 dollars." gives `1197`, "the answer is -7." gives `-7`, "1,2,3" gives `3`.
     """
+    if not text.isascii():
+        text = text.replace("\u2212", "-")  # the minus of those who set type
     # No number holds a blank: those after one are the same if read from there.
     tail = text.rfind(" ", 0, max(len(text) - _TAIL, 0)) + 1
     numbers = _NUMBER.findall(text, tail) or _NUMBER.findall(text, 0, tail)

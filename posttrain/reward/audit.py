@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import RewardBroken
+from posttrain.reward.examples import examples_of
 from posttrain.reward.protocol import Example, is_as_said
 from posttrain.reward.worker import Outcome, RewardPool
 
@@ -51,7 +52,7 @@ def audit(
     """
     module = load_plugin("reward", name)
     config = plugin_config(module, settings)
-    gold, bad = list(module.gold(config)), list(module.bad(config))
+    gold, bad = examples_of(module, name, config)
     with RewardPool(name, settings, timeout_s) as pool:
         ask = _asker(pool)
         first = ask([*gold, *bad])
@@ -61,6 +62,8 @@ def audit(
             _examples("wrong examples", "score less than 1", bad, first[len(gold) :], False),
             _same(first, again),
         ]
+        if first and all(isinstance(each, RewardBroken) for each in first):
+            return findings  # nothing else would be told: each probe would only break again
         tried = [dict(example.row) for example in gold] + [dict(row) for row in rows]
         times = [each.seconds for each in first if not isinstance(each, RewardBroken)]
         for about, examples in _probes(gold, tried):
@@ -98,6 +101,8 @@ def _same(first: Sequence[Outcome], again: Sequence[Outcome]) -> Finding:
         for one, other in zip(first, again, strict=True)
         if _value(one) != _value(other)
     ]
+    if first and all(isinstance(each, RewardBroken) for each in first):
+        return Finding("asked twice", "note", "nothing was scored")
     return _all_or("the same answers score the same", "asked twice", differ)
 
 

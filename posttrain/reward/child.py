@@ -24,7 +24,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.config.plugins import load_plugin, plugin_config
+from posttrain.config.document import show_path
+from posttrain.config.plugins import line_in, load_plugin, plugin_config
 from posttrain.errors import RewardBroken
 from posttrain.reward.parts import Stuck, num_parts, side_by_side, waits, warm_up, within_limit
 from posttrain.reward.protocol import in_seconds, is_batched
@@ -56,7 +57,7 @@ def main() -> None:
         if reward.together:
             side_by_side(setup.timeout_s)
         warm_up(module, config)
-    except Exception as error:  # boundary: whatever a reward's file raises is told to the parent
+    except (Exception, SystemExit) as error:  # boundary: whatever its file raises is told
         _send(results, f"{type(error).__name__}: {error}")
         return
     _send(results, Ready(reward.together, num_parts(config)))
@@ -112,8 +113,8 @@ class _Reward:
     async def _score(self, row: dict[str, Any], completion: str) -> Reply:
         try:
             return _fields(await within_limit(self.module, self.config, row, completion))
-        except Exception as error:  # boundary: a reward that raises is broken, no answer wrong
-            return _broken(error)
+        except (Exception, SystemExit) as error:  # boundary: it is broken, no answer is wrong
+            return _broken(error, self.module)
 
     async def _batch(self, batch: Sequence[Task]) -> list[Reply]:
         rows, completions = [row for row, _ in batch], [answer for _, answer in batch]
@@ -123,8 +124,8 @@ class _Reward:
             found = await found if inspect.isawaitable(found) else found
             if len(found) != len(batch):
                 raise RewardBroken(f"score_many() gave {len(found)} scores for {len(batch)}")
-        except Exception as error:  # boundary: as above
-            return [_broken(error)] * len(batch)
+        except (Exception, SystemExit) as error:  # boundary: as above
+            return [_broken(error, self.module)] * len(batch)
         seconds = (time.perf_counter() - began) / len(batch)
         return [_checked(each, seconds) for each in found]
 
@@ -133,17 +134,20 @@ def _checked(result: object, seconds: float) -> Reply:
     try:
         return _fields(in_seconds(result, seconds))
     except RewardBroken as error:
-        return _broken(error)
+        return _broken(error, None)
 
 
 def _fields(score: Score) -> tuple[Any, ...]:
     return score.value, score.passed, dict(score.parts), score.reason, score.seconds
 
 
-def _broken(error: Exception) -> Broken:
+def _broken(error: BaseException, module: Any) -> Broken:
     if isinstance(error, RewardBroken):
         return Broken(error.message, error.help, isinstance(error, Stuck))
-    return Broken(f"score() raised {type(error).__name__}: {error}"[:500], "")
+    file = str(getattr(module, "__file__", ""))
+    line = line_in(file, error)
+    where = f" ({show_path(file)}:{line})" if line else ""
+    return Broken(f"score() raised {type(error).__name__}: {error}"[:500] + where, "")
 
 
 def _send(results: int, content: object) -> None:

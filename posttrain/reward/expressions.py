@@ -21,8 +21,12 @@ MOST_CHARACTERS = 300
 
 _TAIL = 4_000
 _DEEPEST = 40
-_SIGNS = str.maketrans({"×": "*", "·": "*", "∙": "*", "÷": "/", "\u2212": "-", "–": "-"})
+_SIGNS = str.maketrans(
+    {"×": "*", "·": "*", "∙": "*", "÷": "/", "\u2212": "-", "–": "-", "[": "(", "]": ")"}
+)
 _LATEX = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
+_UNEQUAL = re.compile(r"!=|=/=|\\neq?(?![A-Za-z])")
+_LISTED = re.compile(r"\s*\d+[.)]\s+(?=[\d(])", re.ASCII)
 _RUN = re.compile(r"[\d(+\-*/). \t]+", re.ASCII)
 _EQUATION = re.compile(r"[\d(+\-*/). \t=]+", re.ASCII)
 _OPERATION = re.compile(r"[\d)]\s*[+\-*/]\s*[\d(-]", re.ASCII)
@@ -57,23 +61,41 @@ def find_expression(completion: str) -> str | None:
     What the last `<answer>…</answer>` holds, else the last one in the last line that has any. Of an
     equation it is the first side that computes something: `6 * 4` of `24 = 6 * 4 = 8 * 3`.
     """
+    equation = _find_equation(completion)
+    return None if equation is None else _computed(equation)
+
+
+def _find_equation(completion: str) -> str | None:
+    """The expression with all that it is said to be equal to; None where it is said to differ."""
     tagged = last_tagged(completion)
-    lines = [tagged] if tagged is not None else completion[-_TAIL:].splitlines()
+    lines = completion[-_TAIL:].splitlines() if tagged is None else [" ".join(tagged.split())]
     for line in reversed(lines):
-        runs = _EQUATION.findall(_plain(line[-_TAIL:]))
-        found = [run for run in runs if _OPERATION.search(run)]
+        plain = _plain(line[-_TAIL:])
+        listed = _LISTED.match(plain)
+        runs = _EQUATION.finditer(plain, listed.end() if listed else 0)
+        found = [run for run in runs if _OPERATION.search(run.group())]
         if tagged is not None and len(found) > 1:
             return None  # several expressions inside the tags: which one is meant is not said
         if found:
-            return next(_trimmed(side) for side in found[-1].split("=") if _OPERATION.search(side))
+            last = found[-1]
+            differs = "≠" in (
+                plain[last.end() : last.end() + 1],
+                plain[last.start() - 1 : last.start()],
+            )
+            return None if differs else last.group()
     return None
+
+
+def _computed(equation: str) -> str:
+    return next(_trimmed(side) for side in equation.split("=") if _OPERATION.search(side))
 
 
 def judge(completion: str, numbers: list[int], target: int) -> Score:
     """1.0 where the answer's expression makes `target` out of each of `numbers` exactly once."""
-    expression = find_expression(completion)
-    if expression is None:
+    equation = _find_equation(completion)
+    if equation is None:
         return wrong(f"expected an expression that makes {target}, found none")
+    expression = _computed(equation)
     worked = work_out(expression)
     if worked is None:
         return wrong(f"{shown(expression)} cannot be worked out")
@@ -82,6 +104,10 @@ def judge(completion: str, numbers: list[int], target: int) -> Score:
         return wrong(f"expected the numbers {', '.join(map(str, numbers))}, found {shown(used)}")
     if worked.value != target:
         return wrong(f"expected {target}, found {shown(worked.value)}")
+    for side in equation.split("="):
+        said = work_out(_trimmed(side))
+        if said is not None and said.value != target:
+            return wrong(f"{shown(expression)} is {target}, said to be {shown(said.value)}")
     return Score(1.0, passed=True)
 
 
@@ -109,6 +135,7 @@ def _plain(text: str) -> str:
     """Other people's signs as Python's; what is no part of an expression stays and parts them."""
     for name, sign in _LATEX.items():
         text = text.replace(name, sign)
+    text = _UNEQUAL.sub("≠", text)
     return re.sub(r"(?<=[\d)]) ?[xX] ?(?=[\d(])", "*", text.translate(_SIGNS))
 
 

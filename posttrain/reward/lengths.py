@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Literal
 
 Unit = Literal["characters", "words"]
@@ -9,12 +10,20 @@ Unit = Literal["characters", "words"]
 
 def pieces(text: str, unit: Unit) -> list[str]:
     """The text's words (whatever blanks part) or its characters without blanks around them."""
-    return text.split() if unit == "words" else list(text.strip())
+    visible = _visible(text)
+    return visible.split() if unit == "words" else list(visible.strip())
+
+
+def _visible(text: str) -> str:
+    """Without format characters (zero-width blanks, joiners): nobody reads them."""
+    if text.isascii():
+        return text
+    return "".join(each for each in text if unicodedata.category(each) != "Cf")
 
 
 def length_in(text: str, unit: Unit) -> int:
     """The number of `pieces`."""
-    return len(text.split()) if unit == "words" else len(text.strip())
+    return len(pieces(text, unit))
 
 
 def text_of_length(length: int, unit: Unit) -> str:

@@ -35,7 +35,13 @@ _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _SLASHED = re.compile(rf"(-?){_NUMBER}/{_NUMBER}", re.ASCII)
 _FRACTION = re.compile(rf"(-?)(\d*)\\frac\{{(-?){_NUMBER}\}}\{{{_NUMBER}\}}", re.ASCII)
 _MOST_DIGITS = 60
-_NO_UNITS = {"or", "and", "not", "to", "i", "e"}
+_HEDGES = {"or", "and", "not", "to", "nor", "but", "if", "maybe", "perhaps", "possibly", "probably"}
+_IN_WORDS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"}
+_NO_UNITS = _HEDGES | _IN_WORDS | {"i", "e", "about", "approximately", "eleven", "twelve"}
+_THOUSANDS = re.compile(r"(?<=\d)\s+(?=\d{3}(?!\d))", re.ASCII)
+_BLANKS = re.compile(r"(?<!\d)\s+|\s+(?!\d)", re.ASCII)  # `1 2` is not 12
+_PHRASE = re.compile(r"answer\s*(?:is\b|:|=)[\s*:]*([^\n]+)", re.I)
+_NEAR = 0.05
 
 
 def boxed(solution: str) -> str | None:
@@ -80,8 +86,7 @@ def tidied(answer: str) -> str:
 
     Nor is there what it is about equal to. Blanks stay, so that it can be parsed still.
     """
-    text = answer.strip().replace("\n", " ")
-    text = text.split(r"\approx")[0] or text
+    text = _without_approximation(answer.strip().replace("\n", " "))
     text = _SPACES.sub(" ", _SIZES.sub("", text)).replace("{,}", ",").strip()
     text = text.rstrip(".,;").rstrip()
     text = _DEGREES.sub("", text).replace(r"\%", "").replace("%", "")
@@ -100,7 +105,8 @@ def normalised(answer: str) -> str:
     Example: `x = \\dfrac 12\\text{ cm}` is `\\frac{1}{2}`.
     """
     text = _TEXT.sub(r"\1", tidied(answer))
-    text = re.sub(r"\s+", "", text)
+    text = _BLANKS.sub("", _THOUSANDS.sub("", text))
+    text = re.sub(r"_\{(\w)\}", r"_\1", text)
     text = re.sub(r"^\(([A-Z])\)$", r"\1", text)
     simple = re.fullmatch(r"(-?)(\d+)/(\d+)", text, re.ASCII)
     return rf"{simple[1]}\frac{{{simple[2]}}}{{{simple[3]}}}" if simple else text
@@ -123,6 +129,31 @@ def number_of(answer: str) -> Fraction | None:
         return None
     value = int(whole or 0) + Fraction(over) / Fraction(under)
     return -value if (sign or inner) and not (sign and inner) else value
+
+
+def name_of(answer: str) -> str | None:
+    """What the answer is said to be: `x` of `x = 5`; None where it is not named."""
+    named = _NAMED.match(answer.strip(" $\n"))
+    return named.group().partition("=")[0].strip() if named else None
+
+
+def phrased(solution: str) -> str | None:
+    """What the last line that speaks of the answer gives: `5` of `The answer is **5**.`"""
+    found = _PHRASE.findall(solution[-2 * MOST_CHARACTERS :])
+    if not found:
+        return None
+    formula = last_formula(found[-1])
+    return formula if formula is not None else found[-1].strip(" .*")
+
+
+def _without_approximation(text: str) -> str:
+    """`\\frac{1}{3} \\approx 0.33` as `\\frac{1}{3}`; whole where the two are not near."""
+    exact, sign, near = text.partition(r"\approx")
+    if not sign or not exact.strip():
+        return text
+    one, other = number_of(normalised(exact)), number_of(normalised(near))
+    differ = one is not None and other is not None and abs(one - other) > _NEAR * abs(one)
+    return text if differ else exact
 
 
 def _braced(text: str) -> str | None:

@@ -84,6 +84,10 @@ def checked(result: object) -> Score:
             f"score() returned {type(result).__name__}, not a Score",
             help="return Score(value, passed=...) from posttrain.types",
         )
+    if result.passed not in (True, False, None):
+        raise RewardBroken(
+            f"`passed` is {result.passed!r:.40}", help="True or False, or None: no opinion"
+        )
     parts = {str(name): _finite(f"part `{name}`", part) for name, part in result.parts.items()}
     reason = str(result.reason)[:MOST_REASON_CHARACTERS]
     return Score(_finite("value", result.value), result.passed, parts, reason, result.seconds)

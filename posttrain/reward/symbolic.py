@@ -18,13 +18,18 @@ from typing import Any
 MOST_CHARACTERS = 300
 _DEEPEST = 20
 _HIGHEST_POWER = 10_000
-_MOST_TERMS = 3_000
+_MOST_TERMS = 500
+_DIGITS = 12  # after the point; at six, five and a millionth would be five
 _POWER = re.compile(r"(.?)\s*(?:\^|\*\*)\s*(\{[^{}]*\}|\S)")
 _LONG_DIGITS = re.compile(r"\d{51}", re.ASCII)
 _LARGE_FACTORIAL = re.compile(r"\d{4}\s*!|!\s*!|[)}\]]\s*!", re.ASCII)
 _LARGE_CHOICE = re.compile(r"\\[dt]?binom\D{0,5}\d{5}|\\(?:sum|prod|int|lim)(?![A-Za-z])", re.ASCII)
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4}")
 _TEXT = re.compile(r"\\(?:text|mbox|boxed|fbox)|\b(?:and|or|not|to)\b")
+_APART = re.compile(r"\d\s+\d|\\(?:[pb]?mod|equiv|approx)(?![A-Za-z])", re.ASCII)
+_BASE = re.compile(r"\d\s*_\s*\{?\s*\d", re.ASCII)
+_ENDLESS = re.compile(r"\\infty\s*[+\-*/^\d]|[+*/\d]\s*\\infty|\d\s*-\s*\\infty", re.ASCII)
+_DECIMAL = re.compile(r"-?\d*\.\d+", re.ASCII)
 _NAME = re.compile(r"\\[A-Za-z]+|\{[a-z]?(?:matrix|array|cases|aligned)\}")
 
 
@@ -65,17 +70,33 @@ def is_prose(latex: str) -> bool:
     return _TEXT.search(latex) is not None or _WORD.search(_NAME.sub(" ", latex)) is not None
 
 
+def is_misread(truth: str, answer: str) -> bool:
+    r"""Whether one of them is read as something that it does not say: two numbers side by side as
+    one, `5 \mod 7` as 5, numbers of two bases as those of one, endless sums as endless. Nor is a
+    decimal number the same as an expression that is none: 3.14159265 is near to pi.
+    """
+    either = f"{truth} ; {answer}"
+    if _APART.search(either) or _ENDLESS.search(either):
+        return True
+    if _BASE.search(truth) and _BASE.search(answer):
+        return True
+    decimals = [_DECIMAL.fullmatch(text.strip()) is not None for text in (truth, answer)]
+    return any(decimals) and "." not in (answer if decimals[0] else truth)
+
+
 def same_expression(truth: str, answer: str) -> bool:
     r"""Whether both are formulas of one meaning: `x+1` and `1+x`, `\sqrt{8}` and `2\sqrt{2}`."""
     for text in (truth, answer):
         if not text or not is_tame(text) or is_prose(text):
             return False
+    if is_misread(truth, answer):
+        return False
     parse, verify, as_latex = load()
     expected, found = (
         parse(f"${text}$", as_latex, fallback_mode="no_fallback", parsing_timeout=None)
         for text in (truth, answer)
     )
-    return bool(verify(expected, found, timeout_seconds=None))
+    return bool(verify(expected, found, float_rounding=_DIGITS, timeout_seconds=None))
 
 
 def _depth(text: str) -> int:

@@ -21,6 +21,7 @@ from posttrain.config.pipeline import OnlineRlStage, ScoredReward, Suite
 from posttrain.config.plugin import named_stages
 from posttrain.config.plugins import with_parts
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
+from posttrain.reward.examples import examples_of
 from posttrain.reward.protocol import failed_examples, require_ready
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.scoring import reward_pool
@@ -128,6 +129,32 @@ def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     problems = check_step(request.stage, request.online, different, longest, request.places)
     if problems:
         raise InputError(problems)
+    _look_at_first_rows(request.online.reward, prompts)
+
+
+def _look_at_first_rows(reward: ScoredReward, prompts: Sequence[Prompt]) -> None:
+    """The reward must be able to score an answer to the first question of each source, an empty
+    one: rows that lack what it reads are found before anything is trained. Not where a model
+    judges, which costs something.
+    """
+    if any(hasattr(module, "ready") for *_, module, _ in with_parts(reward, None)):
+        return
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.source, prompt)
+    with reward_pool(reward) as pool:
+        outcomes = pool.score([each.row for each in first.values()], [""] * len(first))
+    broken = [
+        Problem(
+            "bad-row",
+            f"reward `{reward.name}` cannot score answers to {prompt.id}: {outcome.message}",
+            help=outcome.help,
+        )
+        for prompt, outcome in zip(first.values(), outcomes, strict=True)
+        if isinstance(outcome, RewardBroken)
+    ]
+    if broken:
+        raise InputError(broken)
 
 
 @lru_cache(maxsize=1)
@@ -184,12 +211,14 @@ def _look_at_reward(request: PreflightRequest) -> None:
 def _look_at_examples(reward: ScoredReward, module: Any, config: Any) -> None:
     try:
         require_ready(module, config)
-        gold, bad = list(module.gold(config)), list(module.bad(config))
     except PosttrainError:
         raise
     except Exception as error:  # boundary: a file of the user's own
-        message = f"reward `{reward.name}`: its examples raise {type(error).__name__}: {error}"
-        raise RewardBroken(message, help="mend ready(), gold() and bad()") from error
+        message = f"reward `{reward.name}`: its ready() raises {type(error).__name__}: {error}"
+        raise RewardBroken(
+            message, help="mend it: what it finds missing, it says in RewardBroken"
+        ) from error
+    gold, bad = examples_of(module, reward.name, config)
     with reward_pool(reward) as pool:
         rows, answers = [e.row for e in (*gold, *bad)], [e.completion for e in (*gold, *bad)]
         failures = failed_examples(gold, bad, pool.score(rows, answers))

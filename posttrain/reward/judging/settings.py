@@ -92,6 +92,11 @@ class JudgeSettings(StrictModel):
             raise Contradiction(
                 f"a `stage` ({self.stage}) and an endpoint's judge", "keep one: they are two judges"
             )
+        if not self.stage and not self.endpoint:
+            raise Contradiction(
+                "a judge without `endpoint` or `stage`",
+                "endpoint: http://127.0.0.1:8000/v1 and model: NAME; or the stage of a model",
+            )
         if self.endpoint and not self.model:
             raise Contradiction("an endpoint without a `model`", "name the judge: model: NAME")
         return self

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from reward_examples import LEAST_SETTINGS
 
 from posttrain.config.document import Places
 from posttrain.config.plugins import (
@@ -55,7 +56,7 @@ def test_shipped_plugins_are_listed_without_importing_them() -> None:
 def test_every_shipped_plugin_meets_its_contract(kind: str) -> None:
     for name in shipped(kind):
         module = load_plugin(kind, name)
-        assert plugin_config(module, {}) is not None
+        assert plugin_config(module, LEAST_SETTINGS.get(name, {})) is not None
 
 
 def test_algorithms_are_online_or_offline() -> None:

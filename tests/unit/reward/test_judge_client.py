@@ -223,7 +223,7 @@ def test_ready_asks_the_judge_past_its_cache(endpoint, settings):
 
 def test_ready_says_what_is_missing(endpoint, settings, monkeypatch):
     with pytest.raises(RewardBroken, match="the judge has no `endpoint`"):
-        require_ready(judge, judge.Config())
+        require_ready(judge, judge.Config(stage="critic"))  # its address is given by the run
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(RewardBroken, match=r"\$JUDGE_KEY is not set") as raised:
         require_ready(judge, judge.Config(**settings))

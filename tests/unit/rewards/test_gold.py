@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from reward_examples import failed_gold
+from reward_examples import LEAST_SETTINGS, failed_gold
 
 from posttrain.config.pipeline import RewardSpec
 from posttrain.config.plugins import load_plugin, shipped
@@ -18,7 +18,7 @@ def has_examples(name):
 @pytest.mark.parametrize("name", shipped("reward"))
 def test_every_reward_scores_its_gold_examples(name):
     reward = load_plugin("reward", name)
-    config = reward.Config()
+    config = reward.Config(**LEAST_SETTINGS.get(name, {}))
     if name not in MADE_OF_OTHERS and has_examples(name):
         assert reward.gold(config) and reward.bad(config), "have a right and a wrong example"
     try:

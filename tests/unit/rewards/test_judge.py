@@ -148,8 +148,9 @@ def test_an_endpoint_that_fails_is_no_dropped_aspect(endpoint, settings):
         ({"endpoint": "http://me:pw@host/v1", "model": "m"}, "with a user, a password or a query"),
         ({"endpoint": "http://host/v1"}, "an endpoint without a `model`"),
         ({"api_key_env": "sk-very-secret"}, "is no variable's name"),
-        ({"low": 5, "high": 5}, "a scale from 5 to 5"),
-        ({"pass_at": 11}, "`pass_at` 11 is not on the scale"),
+        ({}, "a judge without `endpoint` or `stage`"),
+        ({"stage": "critic", "low": 5, "high": 5}, "a scale from 5 to 5"),
+        ({"stage": "critic", "pass_at": 11}, "`pass_at` 11 is not on the scale"),
         ({"aspects": {"judging/x": "y"}}, "`judging/x` is no aspect's name"),
     ],
 )

@@ -77,6 +77,14 @@ def test_numbers_are_read(answer, number):
 
 
 @pytest.mark.parametrize(
+    "answer",
+    ["The answer is 5.", "Answer: 5", "**5**", "<answer>5</answer>", "The answer is: $5$.", "5."],
+)
+def test_a_plain_answer_is_found(answer):
+    assert reward.score({"answer": "5"}, answer, reward.Config()).value == 1.0
+
+
+@pytest.mark.parametrize(
     ("truth", "answer", "same"),
     [
         (r"\frac{1}{2}", "0.5", True),
@@ -91,6 +99,23 @@ def test_numbers_are_read(answer, number):
         ("(1,2)", "(2,1)", False),
         (r"\text{Monday}", "Mon", False),
         ("", "", False),
+        ("12", "1 2", False),
+        ("12", r"1\,2", False),
+        ("12000", r"12\,000", True),
+        ("5", r"5\text{ maybe six}", False),
+        (r"\frac{1}{3}", r"\frac{1}{3}\approx 0.33", True),
+        ("5", r"5\approx 6", False),
+        ("5", "6=5", False),
+        ("5", "2+3=5", True),
+        ("5", r"5\mod 7", False),
+        ("11_2", "11_3", False),
+        (r"\infty", r"\infty+1", False),
+        (r"(-\infty,\frac{1}{2})", r"(-\infty, 0.5)", True),
+        (r"\pi", "3.14159265", False),
+        ("5", r"5+\frac{1}{10^9}", False),
+        ("x=2", "y=2", False),
+        ("x=2", "2", True),
+        ("2516_8", "2516_{8}", True),
     ],
 )
 def test_equivalence(truth, answer, same):

@@ -65,6 +65,13 @@ def test_different_prompts_are_counted(looked_at):
     ]
 
 
+def test_rows_without_the_column_that_the_reward_reads_are_found(looked_at):
+    (problem,) = looked_at(["1+1="], {"prompts": 1}, reward={"name": "countdown"})
+    assert problem.startswith("error[bad-row]")
+    assert "reward `countdown` cannot score answers to" in problem
+    assert "the row has no column `nums`; it has `prompt`, `answer`" in problem
+
+
 def test_prompts_left_out_do_not_count(looked_at):
     prompts = ["1+1=", "1+2=", "1" * 200]
     data_problem = looked_at(prompts, {"prompts": 3})
