@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from posttrain.config.strict import StrictModel
+from posttrain.config.strict import Contradiction, StrictModel
+from posttrain.config.suggest import closest
 
 Keys = tuple[str | int, ...]
+_FORMS = ("name", "combine", "per_source")
 
 
 class Plugin(StrictModel):
@@ -54,7 +56,12 @@ class RewardPlugin(Plugin):
         if "combine" in value:
             rest = {key: item for key, item in value.items() if key != "combine"}
             return {"name": value["combine"], **rest}
-        return value
+        near = next((best for key in value if (best := closest(key, _FORMS))), None)
+        raise Contradiction(
+            "names no reward",
+            f"did you mean `{near}`?" if near else "reward: NAME, or combine: NAME, or per_source:",
+            "missing-key",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,8 @@ def _broken(kind: str, path: Path, error: BaseException) -> Problem:
         line, message = error.lineno, f"not Python: {error.msg}"
     else:
         line = line_in(str(path), error)
-        message = f"raises {type(error).__name__} when it is loaded: {error}"
+        said = f": {error}" if str(error) else ""
+        message = f"raises {type(error).__name__} when it is loaded{said}"
     help = f"run it alone: python {show_path(path)}"
     return Problem("plugin-broken", message, f"({_noun(kind)})", show_path(path), line, help)
 
