@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from posttrain.config.field_sentences import sentences
 from posttrain.config.strict import Contradiction, StrictModel, short_form
 
 _PART_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
@@ -57,7 +58,7 @@ class DataSpec(StrictModel):
     @model_validator(mode="after")
     def _one_origin(self) -> DataSpec:
         if not self.path and not self.mix:
-            sentence = " ".join(str(type(self).model_fields["path"].description).split())
+            sentence = " ".join(sentences(type(self))["path"].split())
             raise Contradiction("`path` is missing", sentence, "missing-key")
         beside = [f"`{key}`" for key in _OF_ONE if getattr(self, key) != _default(key)]
         if self.mix and beside:

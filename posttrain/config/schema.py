@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.field_sentences import DocumentedSchema
 from posttrain.config.keys import STAGE_CLASSES
 from posttrain.config.pipeline import Pipeline
 from posttrain.config.plugins import PACKAGES, algorithm_mode, shipped
@@ -31,7 +32,7 @@ _REWARD_KEYS = {"OnlineRlStage": "RewardSpec", "TaskSpec": "ScoredReward"}
 
 def pipeline_schema() -> dict[str, Any]:
     """The schema as plain JSON values."""
-    schema = Pipeline.model_json_schema()
+    schema = Pipeline.model_json_schema(schema_generator=DocumentedSchema)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     definitions = schema["$defs"]
     for definition in definitions.values():
@@ -105,7 +106,7 @@ def _add_plugin(
         if kind == "algorithm" and algorithm_mode(module) != mode:
             continue
         names.append(name)
-        settings = module.Config.model_json_schema()
+        settings = module.Config.model_json_schema(schema_generator=DocumentedSchema)
         for setting in settings.get("properties", {}).values():
             _one_line(setting)
         definitions |= settings.pop("$defs", {})

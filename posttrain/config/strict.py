@@ -6,13 +6,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class StrictModel(BaseModel):
-    """Frozen, refuses unknown keys; each field's docstring is its sentence in the JSON schema."""
+    """Frozen, refuses unknown keys; the docstring below a field is its sentence in schemas."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         validate_default=True,
         protected_namespaces=(),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from posttrain.config.document import Places, join
+from posttrain.config.field_sentences import sentences
 from posttrain.config.keys import descend
 from posttrain.config.suggest import did_you_mean
 from posttrain.errors import Problem
@@ -119,5 +120,4 @@ def _keys_below(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
 def _sentence(model: type[BaseModel], loc: Sequence[str | int]) -> str:
     """What the missing key means: its field's own sentence, on one line."""
     below = descend(model, loc[:-1])
-    field = below.model_fields.get(str(loc[-1])) if below is not None else None
-    return " ".join((field.description or "").split()) if field else ""
+    return " ".join(sentences(below).get(str(loc[-1]), "").split()) if below is not None else ""

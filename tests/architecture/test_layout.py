@@ -64,13 +64,13 @@ def test_a_reward_fulfils_its_contract(name):
 
 @pytest.mark.parametrize("name", modules_of("posttrain/algorithms"))
 def test_an_algorithm_fulfils_one_of_the_two_contracts(name):
+    from posttrain.config.field_sentences import sentences
     from posttrain.config.plugins import algorithm_mode
 
     module = importlib.import_module(f"posttrain.algorithms.{name}")
     assert algorithm_mode(module) in ("online", "offline")
     assert module.__doc__ and module.Config.__doc__
-    undocumented = [key for key, f in module.Config.model_fields.items() if not f.description]
-    assert undocumented == []
+    assert set(module.Config.model_fields) - set(sentences(module.Config)) == set()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["check", "quickstart"], ["status", "-h"]])

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from posttrain.config.field_sentences import sentences
 from posttrain.config.plugins import load_plugin
 from posttrain.errors import RewardBroken
 from posttrain.reward.protocol import checked
@@ -58,6 +59,7 @@ def test_rows_without_their_columns_are_broken(name):
 
 @pytest.mark.parametrize("name", READING_ROWS + MEASURING)
 def test_every_setting_is_described_and_has_a_default(name):
-    fields = load_plugin("reward", name).Config.model_fields
-    assert [key for key, field in fields.items() if not field.description] == []
+    config = load_plugin("reward", name).Config
+    fields = config.model_fields
+    assert set(fields) - set(sentences(config)) == set()
     assert [key for key, field in fields.items() if field.is_required()] == []
