@@ -52,8 +52,8 @@ def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
         return wrong(f"expected JSON, found it nested deeper than {DEEPEST}")
     try:
         error = next(validator.iter_errors(value), None)
-    except OverflowError as error_:  # a number with hundreds of digits, divided as a float
-        return wrong(f"expected smaller numbers: {shown(error_)}")
+    except OverflowError as overflow:  # a number with hundreds of digits, divided as a float
+        return wrong(f"expected smaller numbers: {shown(overflow)}")
     except Exception as broken:  # boundary: a library over a schema that somebody wrote
         raise RewardBroken(f"the schema cannot be used: {shown(broken)}") from broken
     if error is None:

@@ -21,15 +21,15 @@ from posttrain.types import Score
 _TAIL = 4_000
 _ROLES = ("knave", "knight")
 _NAME = r"[*_]{0,3}\0\d+\0[*_]{0,3}"
+_NAMES = rf"(?P<who>{_NAME}(?:(?:\s?,\s?and\s|\s?,\s?|\s(?:and|&)\s){_NAME})*)"
 _STATED = re.compile(
-    rf"(?P<who>{_NAME}(?:(?:\s?,\s?and\s|\s?,\s?|\s(?:and|&)\s){_NAME})*)"
+    rf"{_NAMES}"
     r"\s{0,3}(?::|=|->|→|-|–|\||\(|is|are|must be|was)[\s*_]{0,5}(?P<no>not\s)?"
     r"(?:both\s|all\s|also\s)?(?:an?\s|the\s)?[*_]{0,3}(?P<role>knight|knave)s?\b",
     re.I,
 )
 _GROUPED = re.compile(
-    r"^[\s*_#-]{0,5}(?P<role>knight|knave)s?[\s*_]{0,3}:[\s*_]{0,3}"
-    rf"(?P<who>{_NAME}(?:(?:\s?,\s?and\s|\s?,\s?|\s(?:and|&)\s){_NAME})*)[\s*_.]*$",
+    rf"^[\s*_#-]{{0,5}}(?P<role>knight|knave)s?[\s*_]{{0,3}}:[\s*_]{{0,3}}{_NAMES}[\s*_.]*$",
     re.I | re.M,
 )
 _OTHER = re.compile(
@@ -82,9 +82,9 @@ def _statements(text: str, names: list[str]) -> Iterator[tuple[str, bool]]:
         text.replace("\0", " "),
         flags=re.IGNORECASE,
     )
-    grouped = list(_GROUPED.finditer(marked))
-    for match in sorted([*_STATED.finditer(marked), *grouped], key=lambda found: found.start()):
-        if match in grouped:
+    matches = [*_STATED.finditer(marked), *_GROUPED.finditer(marked)]
+    for match in sorted(matches, key=lambda found: found.start()):
+        if match.re is _GROUPED:
             for number in re.findall(r"\0(\d+)\0", match["who"]):
                 yield names[int(number)], match["role"].lower() == "knight"
             continue

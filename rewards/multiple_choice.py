@@ -72,7 +72,7 @@ def chosen_letter(text: str, letters: str) -> str | None:
         matches = [
             each
             for each in pattern.finditer(text)
-            if not _RULED_OUT.search(text[: each.start(each.lastindex or 0)][-40:])
+            if not _is_ruled_out(text, each.start(each.lastindex or 0))
         ]
         if matches:
             group = matches[-1].lastindex or 0
@@ -88,6 +88,11 @@ def chosen_letter(text: str, letters: str) -> str | None:
 def _alone(letters: str) -> str:
     """A letter that is no part of a word, nor the article of one (`A train`)."""
     return rf"(?<![\w'])(?!A\s+(?!is\b|or\b|and\b)[a-z])[{letters}](?![\w'])"
+
+
+def _is_ruled_out(text: str, at: int) -> bool:
+    """Whether the words right before a letter take it back: `not B`."""
+    return _RULED_OUT.search(text[max(at - 40, 0) : at]) is not None
 
 
 def _is_every_option(chosen: list[str], letters: str) -> bool:

@@ -58,8 +58,7 @@ class DataSpec(StrictModel):
     @model_validator(mode="after")
     def _one_origin(self) -> DataSpec:
         if not self.path and not self.mix:
-            sentence = " ".join(sentences(type(self))["path"].split())
-            raise Contradiction("`path` is missing", sentence, "missing-key")
+            raise Contradiction("`path` is missing", sentences(type(self))["path"], "missing-key")
         beside = [f"`{key}`" for key in _OF_ONE if getattr(self, key) != _default(key)]
         if self.mix and beside:
             raise Contradiction(

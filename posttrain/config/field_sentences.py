@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 @cache
 def sentences(model: type[BaseModel]) -> dict[str, str]:
-    """Each field's docstring by its name, those of the classes it inherits from included."""
+    """Each field's docstring, on one line, by its name; inherited ones included."""
     found: dict[str, str] = {}
     for each in reversed(model.__mro__):
         if issubclass(each, BaseModel) and each is not BaseModel:
@@ -35,7 +35,7 @@ def _of_one(model: type[BaseModel]) -> dict[str, str]:
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
     return {
-        field.target.id: inspect.cleandoc(below.value.value)
+        field.target.id: " ".join(below.value.value.split())
         for field, below in pairwise(definition.body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)

@@ -120,4 +120,4 @@ def _keys_below(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
 def _sentence(model: type[BaseModel], loc: Sequence[str | int]) -> str:
     """What the missing key means: its field's own sentence, on one line."""
     below = descend(model, loc[:-1])
-    return " ".join(sentences(below).get(str(loc[-1]), "").split()) if below is not None else ""
+    return sentences(below).get(str(loc[-1]), "") if below is not None else ""

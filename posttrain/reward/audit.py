@@ -62,7 +62,7 @@ def audit(
             _examples("wrong examples", "score less than 1", bad, first[len(gold) :], False),
             _same(first, again),
         ]
-        if first and all(isinstance(each, RewardBroken) for each in first):
+        if _nothing_was_scored(first):
             return findings  # nothing else would be told: each probe would only break again
         tried = [dict(example.row) for example in gold] + [dict(row) for row in rows]
         times = [each.seconds for each in first if not isinstance(each, RewardBroken)]
@@ -101,9 +101,13 @@ def _same(first: Sequence[Outcome], again: Sequence[Outcome]) -> Finding:
         for one, other in zip(first, again, strict=True)
         if _value(one) != _value(other)
     ]
-    if first and all(isinstance(each, RewardBroken) for each in first):
+    if _nothing_was_scored(first):
         return Finding("asked twice", "note", "nothing was scored")
     return _all_or("the same answers score the same", "asked twice", differ)
+
+
+def _nothing_was_scored(outcomes: Sequence[Outcome]) -> bool:
+    return bool(outcomes) and all(isinstance(each, RewardBroken) for each in outcomes)
 
 
 def _all_or(sound: str, about: str, wrong: Sequence[str]) -> Finding:
