@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from posttrain.types import (
     Directive,
@@ -40,6 +40,7 @@ class Needs:
     reference: bool = False  # log-probs of the frozen starting model
     greedy: bool = False  # one greedy rollout per prompt
     pairs: bool = False  # offline: chosen and rejected answers
+    score_head: bool = False  # offline: trains a head that scores answers, not what is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,44 @@ class LossTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """An answer whose log-prob an objective compares, and what stands before it.
+
+    Example: Said("chosen", after="rejected") is the chosen answer to the prompt and a draft, the
+    rejected answer.
+    """
+
+    answer: Literal["chosen", "rejected"]
+    after: Literal["prompt", "chosen", "rejected"] = "prompt"
+    of_next: bool = False  # the answer of the next row: one that does not belong to the prompt
+    detached: bool = False  # wanted of the whole optimiser batch before its first gradient
+
+
+PAIR: Mapping[str, Said] = {"chosen": Said("chosen"), "rejected": Said("rejected")}
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceInputs:
+    """What an objective's `loss` sees: one micro-batch of comparisons, by the names it gave.
+
+    `whole` holds the log-ratios of its detached answers, over the optimiser batch of all ranks.
+    """
+
+    logprobs: Mapping[str, Tensor]  # name -> [B] nats, summed over the answer, with gradient
+    reference: Mapping[str, Tensor]  # name -> [B] of the model that the stage started from
+    lengths: Mapping[str, Tensor]  # name -> [B] tokens of the answer, its end of turn included
+    whole: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [N]
+
+    def ratio(self, name: str) -> Tensor:
+        """[B] log π - log π_ref, nats."""
+        return self.logprobs[name] - self.reference[name]
+
+    def mean_logprob(self, name: str) -> Tensor:
+        """[B] nats per token."""
+        return self.logprobs[name] / self.lengths[name].clamp(min=1)
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
     """What `objective(config)` returns: TRL settings, and a loss where TRL has none.
 
@@ -135,7 +174,9 @@ class Objective:
     """
 
     trainer_settings: Mapping[str, Any]
-    loss: Callable[..., Any] | None = None
+    loss: Callable[[PreferenceInputs], Tensor] | None = None  # [B]; the batch's mean is minimised
+    answers: Mapping[str, Said] = field(default_factory=lambda: dict(PAIR))
+    revision_prompt: str = ""  # what the user says between a draft and the answer after it
 
 
 # ---------------------------------------------------------------------------------------------

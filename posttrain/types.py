@@ -71,6 +71,13 @@ def told_apart(sources: Iterable[str]) -> list[str]:
     return found if 1 < len(found) <= MOST_SOURCES else []
 
 
+SCORES_COLUMN = "_reward_models"
+"""Of a row that rewards read: what reward models say of the answer. Stage -> one standardised score
+per member; rewards that combine them find them here, for they have no model themselves."""
+MEMBERS_STD = "members_std"
+"""Part of a score: how far the members of an ensemble differ."""
+WATCH_PART = "watch"
+"""Part of a score: what the stage's watching reward says of the answer."""
 JUDGE_PART = "judge/"
 """Parts of a score with this prefix say whether a constraint holds: 1.0, or less where not."""
 

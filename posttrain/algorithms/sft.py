@@ -13,41 +13,23 @@ The defaults suit pretrained models of some billions of parameters (Tülu 3: lr 
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from posttrain.config.optimiser import OptimiserConfig
+from posttrain.config.optimiser import OfflineConfig
 from posttrain.ports import Needs, Objective
 
 NEEDS = Needs()
 
 
-class Config(OptimiserConfig):
+class Config(OfflineConfig):
     """Settings of SFT."""
 
     lr: float = Field(default=5e-6, gt=0)
     """Peak learning rate; about 3e-3 for a micro model from scratch."""
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """What becomes of the learning rate after the warm-up; linear and cosine end at 0."""
     warmup_share: float = Field(default=0.03, ge=0.0, lt=1.0)
     """Share of the steps over which the learning rate rises to its peak."""
-    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
-    """AdamW: how long the squared gradient's mean remembers."""
 
 
 def objective(config: Config) -> Objective:
     """Settings under transformers' TrainingArguments names; TRL's own loss is the right one."""
-    schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-    return Objective(
-        {
-            "learning_rate": config.lr,
-            "lr_scheduler_type": schedules[config.schedule],
-            "warmup_steps": config.warmup_share,  # below 1 it is a share of all steps
-            "weight_decay": config.weight_decay,
-            "adam_beta1": config.beta1,
-            "adam_beta2": config.beta2,
-            "adam_epsilon": config.epsilon,
-            "max_grad_norm": config.max_grad_norm,
-        }
-    )
+    return Objective(config.training_arguments())

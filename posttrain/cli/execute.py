@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from posttrain.cli.screen import Screen
+from posttrain.config.keys import TRAINED_KINDS
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import ModelStage
 from posttrain.errors import GateFailed, InputError, Interrupted, PosttrainError
@@ -237,7 +238,7 @@ def is_complete(plan: RunPlan, folder: RunFolder) -> bool:
 
 def needed_bytes(plan: RunPlan) -> int:
     """A careful guess of what a run stores: models, and checkpoints of trained stages."""
-    trained = [s for s in plan.stages if s.kind in ("sft", "online_rl") and not s.kept]
+    trained = [s for s in plan.stages if s.kind in TRAINED_KINDS and not s.kept]
     models = [
         Path(s.stage.path)
         for s in plan.stages

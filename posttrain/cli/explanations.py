@@ -19,8 +19,8 @@ means.""",
 not one of the words allowed.""",
     "bad-name": """Names of stages and suites become folders and stand in gates before a dot
 (`sft.arithmetic`), so they start with a letter and hold letters, digits, `_` and `-` only.""",
-    "unknown-kind": """Each stage has a kind: model, sft, online_rl, average or evaluate. It
-decides which other keys there are.""",
+    "unknown-kind": """Each stage has a kind: model, sft, reward_model, preference, online_rl,
+average or evaluate. It decides which other keys there are.""",
     "bad-interpolation": """`${stages.sft.data}` stands for the value of another key,
 `${oc.env:HOME}` for an environment variable. This one names nothing that is there, or itself.""",
     "empty-pipeline": """The file holds no keys at all. A pipeline has at least a name and
@@ -138,6 +138,13 @@ answer.""",
 suits them, often ten times that of full training. A critic of its own has no adapters: all its
 weights would learn at that rate. Give it `critic_lr`, or put it on the policy's last layer:
 `critic: head`.""",
+    "no-reward-model": """A folder that should hold a reward model, or an ensemble of them, holds
+something else. A reward_model stage leaves `reward_models/`: a folder per member, each a
+sequence-classification model of one label, and reward_models.json with what each says of held-out
+comparisons.""",
+    "other-tokenizer": """Reward models score the tokens that the policy wrote. Models of different
+families number their tokens differently, so what one writes is gibberish to the other. Train the
+reward models from a model of the policy's own family: the same `sft` stage is usual.""",
     "no-critic": """`algorithm.critic` names a folder that holds no critic: that is a
 sequence-classification model with one label (a reward model), or a causal language model, which
 gets a new head. `policy` starts from the stage's own model, `head` puts a value on its last

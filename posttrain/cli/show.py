@@ -29,14 +29,15 @@ def show(
     """Print a stage's first rows, of a mixture those of each part: what is given is dim, what is
     trained is green and in [brackets] where colours are off."""
     from posttrain.cli.plan_only import plan_without_run
-    from posttrain.config.pipeline import OnlineRlStage, SftStage
+    from posttrain.config.offline import OfflineStage
+    from posttrain.config.pipeline import OnlineRlStage
 
     plan = plan_without_run(file, overrides or [])
     if stage not in plan.graph.needs:
         names = ", ".join(plan.graph.order)
         raise InputError(Problem("unknown-stage", f"no stage `{stage}`", help=f"stages: {names}"))
     planned = plan[stage]
-    if not isinstance(planned.stage, SftStage | OnlineRlStage):
+    if not isinstance(planned.stage, OfflineStage | OnlineRlStage):
         raise InputError(
             Problem(
                 "no-rows", f"stage {stage} has no rows of its own", help="choose a trained stage"

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from posttrain.errors import PosttrainError, RewardBroken
 from posttrain.ports import CoordinatorPort, EngineSpec, Tracker
-from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob
+from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob, PluginRef
 from posttrain.track.spans import Span
 from posttrain.types import (
+    SCORES_COLUMN,
+    WATCH_PART,
     Directive,
     EngineReport,
     Prompt,
@@ -42,14 +46,16 @@ class EngineActor:
 
     def __init__(self, spec: EngineSpec, name: str) -> None:
         os.environ["OMP_NUM_THREADS"] = str(spec.cpus)
+        from posttrain.cluster.cores import take_cores
         from posttrain.rollout.vllm_engine import VllmEngine
 
-        self._engine = VllmEngine(spec, name)
+        self._cores = take_cores(spec.cpus) if spec.gpus == 0 else ()
+        self._engine = VllmEngine(spec, name, self._cores)
 
-    async def start(self) -> int:
-        """Start the engine; returns its process id."""
+    async def start(self) -> tuple[str, tuple[int, ...]]:
+        """Start the engine; returns its host, and the cores there that it has for itself."""
         await self._engine.start()
-        return os.getpid()
+        return socket.gethostname(), self._cores
 
     async def serve(self, coordinator: CoordinatorPort, journals: str, tracker: Tracker) -> None:
         """Work for one stage until its coordinator says that it is over. Raises EngineFailed,
@@ -97,13 +103,17 @@ class RewardActor:
         processes: int,
         memory_mb: int,
         judges: Mapping[str, EngineSpec],
+        ensembles: Mapping[str, str],
+        watch: PluginRef | None,
         directory: str,
         tracker: bytes,
     ) -> None:
-        """`judges`: models of stages that judge here; `directory`: the stage's, for their logs;
-        `tracker`: packed.
+        """`judges`: models of stages that judge here; `ensembles`: folders of reward models that
+        score here, by stage; `watch`: a reward that is noted beside the first; `directory`: the
+        stage's, for judges' logs; `tracker`: packed.
         """
         from posttrain.cluster.judges import Judges
+        from posttrain.reward.reward_models import EnsembleScorer
         from posttrain.reward.worker import RewardPool
 
         if _was_restarted():
@@ -111,11 +121,16 @@ class RewardActor:
         self._trouble: PosttrainError | None = None
         try:
             self._judges = Judges(judges, Path(directory))
+            self._ensembles = {name: EnsembleScorer(path) for name, path in ensembles.items()}
         except PosttrainError as error:  # told to whoever asks for a score
             self._trouble = RewardBroken(error.message, help=error.help)
             return
         told = self._judges.settings(settings)
         self._pool = RewardPool(name, told, timeout_s, processes, memory_mb)
+        self._watch = None
+        if watch is not None:
+            told = self._judges.settings(watch.settings)
+            self._watch = RewardPool(watch.name, told, timeout_s, processes, memory_mb)
 
     def score_many(self, groups: Sequence[tuple[Prompt, Sequence[RolloutRef]]]) -> list[Scoring]:
         """One entry per group. Raises RewardBroken where the reward cannot be used at all.
@@ -127,16 +142,47 @@ class RewardActor:
 
         if self._trouble is not None:
             raise self._trouble
-        rows = [prompt.row for prompt, refs in groups for _ in refs]
-        answers = [
-            read_rollout(ref, "", prompt.token_ids).text for prompt, refs in groups for ref in refs
+        prompts = [prompt for prompt, refs in groups for _ in refs]
+        rollouts = [
+            read_rollout(ref, "", prompt.token_ids) for prompt, refs in groups for ref in refs
         ]
-        outcomes = iter(self._pool.score(rows, answers))  # all at once: judges wait side by side
+        rows = self._with_scores(prompts, rollouts)
+        answers = [rollout.text for rollout in rollouts]
+        found = self._pool.score(rows, answers)  # all at once: judges wait side by side
+        if self._watch is not None:
+            seen = self._watch.score(rows, answers)
+            found = [_watched(*each) for each in zip(found, seen, strict=True)]
+        outcomes = iter(found)
         return [_scoring(list(islice(outcomes, len(refs)))) for _, refs in groups]
+
+    def _with_scores(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
+    ) -> list[Mapping[str, Any]]:
+        """The rows that rewards read, with what each member of each ensemble says of the answer."""
+        if not self._ensembles:
+            return [prompt.row for prompt in prompts]
+        sequences = [
+            (*prompt.token_ids, *rollout.token_ids)
+            for prompt, rollout in zip(prompts, rollouts, strict=True)
+        ]
+        scores = {name: each.scores(sequences) for name, each in self._ensembles.items()}
+        return [
+            {**prompt.row, SCORES_COLUMN: {name: found[i] for name, found in scores.items()}}
+            for i, prompt in enumerate(prompts)
+        ]
 
     def close(self) -> None:
         self._pool.close()
+        if self._watch is not None:
+            self._watch.close()
         self._judges.close()
+
+
+def _watched(outcome: Score | RewardBroken, seen: Score | RewardBroken) -> Score | RewardBroken:
+    """The score with what the watching reward says; without it where that broke."""
+    if isinstance(outcome, RewardBroken) or isinstance(seen, RewardBroken):
+        return outcome
+    return replace(outcome, parts={**outcome.parts, WATCH_PART: seen.value})
 
 
 def _scoring(outcomes: Sequence[Score | RewardBroken]) -> Scoring:

@@ -46,6 +46,7 @@ class _Pooled:
     started: Any  # reference to the answer of start()
     busy: bool = False
     ready: bool = False
+    cores: tuple[str, tuple[int, ...]] = ("", ())  # its host, and what it has there for itself
 
 
 class Lease:
@@ -59,6 +60,14 @@ class Lease:
     @property
     def handles(self) -> list[EngineHandle]:
         return [engine.handle for engine in self.taken]
+
+    @property
+    def cores(self) -> dict[str, tuple[int, ...]]:
+        """Host -> cores that engines have there for themselves."""
+        found: dict[str, tuple[int, ...]] = {}
+        for host, cores in (engine.cores for engine in self.taken):
+            found[host] = (*found.get(host, ()), *cores)
+        return found
 
     def prepare(self) -> None:
         """Every engine started, with the weights of the lease's model."""
@@ -180,7 +189,8 @@ class EnginePool:
         if engine.ready:
             return
         try:
-            calls.get(engine.started, ENGINE_START_S, f"engine {engine.handle.name} to start")
+            what = f"engine {engine.handle.name} to start"
+            engine.cores = calls.get(engine.started, ENGINE_START_S, what)
         except EngineFailed:
             raise
         except PosttrainError as error:

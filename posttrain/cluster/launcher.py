@@ -22,18 +22,19 @@ from posttrain.cluster.handles import (
     RewardHandle,
     TrackerHandle,
 )
+from posttrain.cluster.offline_stages import put_together
 from posttrain.cluster.session import ClusterSession
 from posttrain.cluster.train_workers import (
     FAILURE_FILE,
     STOP_FILE,
+    offline_worker,
     online_worker,
     raise_failure,
-    sft_worker,
     trainer_starts,
 )
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.ports import EngineSpec, Tracker
-from posttrain.stages.jobs import JOURNALS, OnlineJob, SftJob
+from posttrain.stages.jobs import JOURNALS, OfflineJob, OnlineJob
 
 TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
 COORDINATOR_RESTARTS = 3  # of one stage
@@ -86,18 +87,22 @@ class RayLauncher:
     def prewarm(self, spec: EngineSpec, count: int) -> None:
         self._pool.prewarm(spec, count)
 
-    def run_sft(self, job: SftJob, tracker: Tracker) -> str:
+    def run_offline(self, job: OfflineJob, tracker: Tracker) -> str:
         directory = Path(job.directory)
         tracker.event("waiting", text="starting the trainer")
         with self._registered(job.stage, directory, None):
             self._fit(
-                sft_worker,
+                offline_worker,
                 {"job": job, "directory": job.directory, "tracker": tracker},
                 job.num_trainers,
                 job.gpus_per_trainer,
                 directory,
+                together=job.kind != "reward_model",
             )
         return self._outcome(directory)
+
+    def put_together(self, job: OfflineJob, tracker: Tracker) -> None:
+        self.call(put_together, job, tracker)
 
     def run_online(self, job: OnlineJob, tracker: Tracker) -> str:
         directory = Path(job.directory)
@@ -139,6 +144,7 @@ class RayLauncher:
             "tracker": tracker,
             "port": port,
             "starts_before": trainer_starts(directory),
+            "engine_cores": lease.cores,
         }
         crew = EngineCrew(lease, coordinator, str(directory / JOURNALS), tracker)
         try:
@@ -148,13 +154,14 @@ class RayLauncher:
             self._end_coordinator(coordinator, crew)
 
     def _start_rewards(self, job: OnlineJob, tracker: Tracker) -> Any:
-        reward, judge_gpus = job.reward, sum(spec.gpus for spec in job.judges.values())
-        self._require_room("judges", 0, judge_gpus)
+        reward, gpus = job.reward, sum(spec.gpus for spec in job.judges.values())
+        gpus += 1 if job.ensembles and job.engine.gpus else 0
+        self._require_room("judges and reward models", 0, gpus)
         return (
             ray.remote(RewardActor)
             .options(
                 num_cpus=0,
-                num_gpus=judge_gpus,
+                num_gpus=gpus,
                 max_restarts=-1,
                 max_task_retries=REWARD_RETRIES,
             )
@@ -165,6 +172,8 @@ class RayLauncher:
                 job.reward_processes,
                 job.reward_memory_mb,
                 job.judges,
+                job.ensembles,
+                job.watch,
                 job.directory,
                 packed(tracker),
             )
@@ -187,15 +196,19 @@ class RayLauncher:
         num_workers: int,
         gpus: int,
         directory: Path,
+        together: bool = True,
     ) -> None:
+        """`together`: the workers train one model, as ranks of one process group."""
         from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
         from ray.train.v2.api.config import FailureConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
 
         self._require_room("trainers", num_workers, num_workers * gpus)
         (directory / FAILURE_FILE).unlink(missing_ok=True)  # of an attempt whose driver was killed
-        trainer = TorchTrainer(
+        group = TorchConfig(backend="nccl" if gpus else "gloo") if together else None
+        trainer = DataParallelTrainer(
             worker,
             train_loop_config=config,
             scaling_config=ScalingConfig(
@@ -210,7 +223,7 @@ class RayLauncher:
                     max_failures=TRAINER_RESTARTS, controller_failure_limit=TRAINER_RESTARTS
                 ),
             ),
-            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            backend_config=group,
         )
         try:
             trainer.fit()

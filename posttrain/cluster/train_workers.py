@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.cluster.cores import keep_off
 from posttrain.errors import InputError, PosttrainError, Problem, RankLost, StageFailed
 from posttrain.ports import Tracker, TrainPort
 from posttrain.prompts.stream import PromptStream
-from posttrain.stages.jobs import OnlineJob, SftJob
+from posttrain.stages.jobs import OnlineJob
 from posttrain.types import (
     Prompt,
     Rollout,
@@ -81,7 +83,8 @@ def _num_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def _is_first_rank() -> bool:
+def is_first_rank() -> bool:
+    """Whether this is rank 0, or there are no ranks."""
     import torch.distributed as dist
 
     return not dist.is_initialized() or dist.get_rank() == 0
@@ -114,9 +117,11 @@ def _write_failure(directory: Path, error: PosttrainError) -> None:
     (directory / FAILURE_FILE).write_text(json.dumps(failure))
 
 
-def sft_worker(config: dict[str, Any]) -> None:
-    """Body of a Ray Train rank for `sft` stages."""
-    guarded(_train_sft, config)
+def offline_worker(config: dict[str, Any]) -> None:
+    """Body of a Ray Train worker for stages that learn from rows."""
+    from posttrain.cluster.offline_stages import train_offline
+
+    guarded(train_offline, config)
 
 
 def online_worker(config: dict[str, Any]) -> None:
@@ -124,48 +129,10 @@ def online_worker(config: dict[str, Any]) -> None:
     guarded(_train_online, config)
 
 
-def _train_sft(config: Mapping[str, Any]) -> None:
-    job: SftJob = config["job"]
-    _use_threads(job.threads)
-    from posttrain.checkpoint.folders import CommittedFolders
-    from posttrain.config.plugins import load_plugin, plugin_config
-    from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
-    from posttrain.stages.sft_rows import render_rows
-    from posttrain.train.sft import SftSettings, run_sft
-
-    stop_file = Path(job.directory) / STOP_FILE
-    config["tracker"].event("waiting", text="reading and rendering the rows")
-    report = Path(job.directory) / REPORT_FILE
-    report_to = str(report) if _is_first_rank() else None
-    rows = render_rows(job.model_path, job.data, job.max_tokens, job.seed, report_to)
-    if report_to is not None:
-        tell_left_out(report, config["tracker"])
-    algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
-    objective = algorithm.objective(plugin_config(algorithm, job.algorithm.settings))
-    run_sft(
-        SftSettings(
-            directory=Path(job.directory),
-            model_path=job.model_path,
-            objective=objective,
-            batch_rows=job.batch_rows,
-            tokens_per_micro_batch=job.tokens_per_micro_batch,
-            steps=job.steps,
-            epochs=job.epochs,
-            holdout_rows=job.holdout_rows,
-            seed=job.seed,
-            precision=job.precision,
-            lora=job.lora,
-        ),
-        rows,
-        config["tracker"],
-        stop_file.exists,
-        CommittedFolders(Path(job.directory) / "checkpoints"),
-    )
-
-
 def _train_online(config: Mapping[str, Any]) -> None:
     job: OnlineJob = config["job"]
-    _use_threads(job.trainer_threads)
+    keep_off(config["engine_cores"].get(socket.gethostname(), ()))
+    use_threads(job.trainer_threads)
     import ray
     import torch
 
@@ -230,6 +197,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
                 logprob_check_every=job.logprob_check_every,
                 precision=job.precision,
                 sync_every=job.sync_every,
+                stop_at_members_std=job.stop_at_members_std,
             ),
             RlParts(
                 trainer=trainer,
@@ -342,7 +310,7 @@ def _count_start(directory: Path) -> int:
     return before
 
 
-def _use_threads(count: int) -> None:
+def use_threads(count: int) -> None:
     """Ray gives every worker one thread; the launcher knows better how many are free."""
     os.environ["OMP_NUM_THREADS"] = str(count)
     import torch

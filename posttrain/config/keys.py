@@ -8,17 +8,25 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from posttrain.config.pipeline import Stage, StageBase
+from posttrain.config.offline import OfflineStage
+from posttrain.config.pipeline import OnlineRlStage, Stage
+from posttrain.config.stage_base import StageBase
 
 STAGE_CLASSES: dict[str, type[StageBase]] = {
     get_args(each.model_fields["kind"].annotation)[0]: each for each in get_args(get_args(Stage)[0])
 }
 """Stage classes by the word behind `kind:`."""
 
+TRAINED_KINDS = tuple(
+    kind for kind, each in STAGE_CLASSES.items() if issubclass(each, OfflineStage | OnlineRlStage)
+)
+"""Kinds of stages in which something is trained, step by step."""
+
 SHORT_FORMS = {
     "data": "path",
     "algorithm": "name",
     "reward": "name",
+    "watch": "name",
     "method": "name",
     "suite": "use",
     "staleness": "max",
@@ -34,7 +42,12 @@ EXCLUSIVE = {
 }
 """Keys that say the same thing in two ways: the one set last takes the place of the others."""
 
-PLUGIN_KINDS = {"algorithm": "algorithm", "reward": "reward", "method": "averaging"}
+PLUGIN_KINDS = {
+    "algorithm": "algorithm",
+    "reward": "reward",
+    "watch": "reward",
+    "method": "averaging",
+}
 """Which sort of plug-in stands behind a key."""
 
 

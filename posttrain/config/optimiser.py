@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -41,3 +41,28 @@ class OptimiserConfig(StrictModel):
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1.0 - math.cos(math.pi * left))
         return self.lr
+
+    def training_arguments(self) -> dict[str, Any]:
+        """The same under the names of transformers' TrainingArguments, for trainers of TRL."""
+        schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+        return {
+            "learning_rate": self.lr,
+            "lr_scheduler_type": schedules[self.schedule],
+            "warmup_steps": self.warmup_share,  # below 1 it is a share of all steps
+            "weight_decay": self.weight_decay,
+            "adam_beta1": self.beta1,
+            "adam_beta2": self.beta2,
+            "adam_epsilon": self.epsilon,
+            "max_grad_norm": self.max_grad_norm,
+        }
+
+
+class OfflineConfig(OptimiserConfig):
+    """What algorithms that train on rows start from: a rate that falls to 0 after a warm-up."""
+
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """What becomes of the learning rate after the warm-up; linear and cosine end at 0."""
+    warmup_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the steps over which the learning rate rises to its peak."""
+    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """AdamW: how long the squared gradient's mean remembers."""

@@ -12,7 +12,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from posttrain.config.data import Data, DataSpec
 from posttrain.config.lora import Lora
+from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.plugin import Plugin, RewardPlugin
+from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import Contradiction, StrictModel, short_form
 
 PROCESS_MEMORY_MB = 4096  # of a process that scores, unless a file says otherwise
@@ -81,30 +83,6 @@ class SuiteUse(StrictModel):
     """Questions per task, in place of the suite's own number."""
 
 
-class Resources(StrictModel):
-    """How many processes of each sort a stage may use, in place of the cluster preset's numbers."""
-
-    engines: int | None = Field(default=None, gt=0)
-    """Rollout engines (vLLM)."""
-    trainers: int | None = Field(default=None, gt=0)
-    """Trainer processes (Ray Train ranks)."""
-
-
-class StageBase(StrictModel):
-    """Keys that every stage has."""
-
-    produces: ClassVar[str] = "model"
-    """Type of artifact."""
-    description: str = ""
-    """A sentence for the report."""
-    gates: list[str] = Field(default_factory=list)
-    """Conditions that stop the run where they fail: `arithmetic > sft.arithmetic`."""
-    resources: Resources = Resources()
-    """Process counts that differ from the cluster preset's."""
-    seed: int | None = None
-    """This stage's seed; the pipeline's seed and the stage's name give one otherwise."""
-
-
 class ModelStage(StageBase):
     """A model to start from: a folder, a hub name, or random weights."""
 
@@ -121,46 +99,6 @@ class ModelStage(StageBase):
     def _one_origin(self) -> ModelStage:
         if (self.path is None) == (self.from_scratch is None):
             raise ValueError("give one of `path` and `from_scratch`")
-        return self
-
-
-class SftBatch(StrictModel):
-    """How many rows make one optimiser step."""
-
-    rows: int = Field(default=32, gt=0)
-    """Rows per optimiser step, over all trainers."""
-    tokens_per_micro_batch: int = Field(default=8192, gt=0)
-    """Most tokens that one forward pass holds; micro-batches are packed, not padded."""
-
-
-class SftStage(StageBase):
-    """Supervised fine-tuning: the model learns to give the completions of the rows."""
-
-    kind: Literal["sft"]
-    """`sft`."""
-    model: str
-    """The stage whose model is trained."""
-    data: Data
-    """Rows with `prompt` and `completion`, or `messages`."""
-    algorithm: Plugin = Plugin(name="sft")
-    """The offline algorithm and its settings (lr, schedule, ...)."""
-    lora: Lora | None = None
-    """Train LoRA adapters (`{rank: 16}`) in place of all weights; the model folder is merged."""
-    batch: SftBatch = SftBatch()
-    """Rows per step."""
-    steps: int | None = Field(default=None, gt=0)
-    """Optimiser steps; give this or `epochs`."""
-    epochs: float | None = Field(default=None, gt=0)
-    """Passes over the rows; 1 where neither is given."""
-    max_tokens: int | None = Field(default=None, gt=0)
-    """Longest row, prompt and completion; the model's context where not given."""
-    holdout_rows: int = Field(default=64, ge=0)
-    """Rows kept out of training to measure `sft/heldout_loss`."""
-
-    @model_validator(mode="after")
-    def _one_length(self) -> SftStage:
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("give `steps` or `epochs`, not both")
         return self
 
 
@@ -273,7 +211,15 @@ class OnlineRlStage(StageBase):
     host of a GPU, moved in when asked; without GPUs mapped from disk as it is stored. With `lora`
     it is the policy with its adapters off, and takes no memory."""
     reward: RewardSpec
-    """A verifier from rewards/ or your own file."""
+    """A verifier from rewards/ or your own file, an ensemble of reward models (`{ensemble: rm,
+    combine: uwo}`), or several combined."""
+    watch: ScoredReward | None = None
+    """A second reward, scored and plotted but never trained on: it shows what the first one does
+    not see, such as reward models beside a verifier."""
+    stop_at_members_std: float | None = Field(default=None, gt=0)
+    """With an ensemble as reward: training ends early, with the model as it is then, once its
+    members differ by more than this on average for three steps running. 1 is how far the scores of
+    ordinary answers differ from one another."""
     data: Data
     """Rows with `prompt` and whatever the reward reads."""
     batch: RlBatch = RlBatch()
@@ -340,7 +286,13 @@ class EvaluateStage(StageBase):
 
 
 Stage = Annotated[
-    ModelStage | SftStage | OnlineRlStage | AverageStage | EvaluateStage,
+    ModelStage
+    | SftStage
+    | RewardModelStage
+    | PreferenceStage
+    | OnlineRlStage
+    | AverageStage
+    | EvaluateStage,
     Field(discriminator="kind"),
 ]
 

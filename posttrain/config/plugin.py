@@ -12,7 +12,7 @@ from posttrain.config.strict import Contradiction, StrictModel
 from posttrain.config.suggest import closest
 
 Keys = tuple[str | int, ...]
-_FORMS = ("name", "combine", "per_source")
+_FORMS = ("name", "combine", "per_source", "ensemble")
 
 
 class Plugin(StrictModel):
@@ -44,13 +44,16 @@ class RewardPlugin(Plugin):
     """A reward by name, or one made of others.
 
     `{combine: gated, score: ..., judges: {...}}` is short for `{name: gated, score: ...}`, and
-    `{per_source: {gsm8k: gsm8k, ...}}` for `{name: per_source, per_source: {...}}`.
+    `{per_source: {gsm8k: gsm8k, ...}}` for `{name: per_source, per_source: {...}}`;
+    `{ensemble: rm, combine: uwo}` for `{name: ensemble, ensemble: rm, combine: uwo}`.
     """
 
     @classmethod
     def _written_out(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "name" in value:
             return value
+        if "ensemble" in value:
+            return {"name": "ensemble", **value}
         if "per_source" in value:
             return {"name": "per_source", **value}
         if "combine" in value:
@@ -59,18 +62,36 @@ class RewardPlugin(Plugin):
         near = next((best for key in value if (best := closest(key, _FORMS))), None)
         raise Contradiction(
             "names no reward",
-            f"did you mean `{near}`?" if near else "reward: NAME, or combine: NAME, or per_source:",
+            f"did you mean `{near}`?"
+            if near
+            else "reward: NAME, or combine: NAME, per_source: or ensemble:",
             "missing-key",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _NamesAStage:
-    """Marks a setting whose value is the name of a stage of the pipeline."""
+    """Marks a setting whose value is the name of a stage of the pipeline, and what that makes."""
+
+    makes: str = "model"
 
 
 StageName = Annotated[str, _NamesAStage()]
 """A plug-in's setting that names a stage: the stage becomes an input, and its identity counts."""
+EnsembleName = Annotated[str, _NamesAStage("reward_models")]
+"""The same of a stage that makes reward models."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedStage:
+    """A stage that a plug-in's settings name.
+
+    Example: NamedStage(("judges", 0, "stage"), "sft", "model")
+    """
+
+    keys: Keys  # that lead there
+    stage: str
+    makes: str  # type of artifact that is wanted
 
 
 def nested_plugins(value: Any, *path: str | int) -> Iterator[tuple[Keys, Plugin]]:
@@ -84,15 +105,16 @@ def nested_plugins(value: Any, *path: str | int) -> Iterator[tuple[Keys, Plugin]
             yield from nested_plugins(item, *path, key)
 
 
-def named_stages(value: Any, *path: str | int) -> Iterator[tuple[Keys, str]]:
-    """(keys that lead there, stage) of the settings of type StageName in a Config; not in those of
-    plug-ins that it names.
+def named_stages(value: Any, *path: str | int) -> Iterator[NamedStage]:
+    """The settings of type StageName or EnsembleName in a Config; not in those of plug-ins that it
+    names.
     """
     if isinstance(value, BaseModel) and not isinstance(value, Plugin):
         for name, field in type(value).model_fields.items():
             item = getattr(value, name)
-            if item and any(isinstance(each, _NamesAStage) for each in field.metadata):
-                yield (*path, name), item
+            marks = [each for each in field.metadata if isinstance(each, _NamesAStage)]
+            if item and marks:
+                yield NamedStage((*path, name), item, marks[0].makes)
     if not isinstance(value, Plugin):
         for key, item in _items(value):
             yield from named_stages(item, *path, key)

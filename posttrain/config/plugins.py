@@ -12,6 +12,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from posttrain.config.document import Places, show_path
 from posttrain.config.plugin import (
     Keys,
+    NamedStage,
     Plugin,
     is_plugin,
     named_stages,
@@ -139,14 +141,14 @@ def with_parts(
         yield from with_parts(part, base_dir, *path, *keys)
 
 
-def judge_stages(reward: Plugin, base_dir: str | Path | None = None) -> list[tuple[Keys, str]]:
-    """(keys below the reward, stage) of the stages whose models judge in it. What cannot be loaded
-    names none: `check` says what is wrong with it.
+def reward_stages(reward: Plugin, base_dir: str | Path | None = None) -> list[NamedStage]:
+    """The stages whose models judge in a reward or whose reward models score in it, with the keys
+    below the reward. What cannot be loaded names none: `check` says what is wrong with it.
     """
     found = []
     try:
         for keys, _, _, config in with_parts(reward, base_dir):
-            found += [((*keys, *inner), stage) for inner, stage in named_stages(config)]
+            found += [replace(each, keys=(*keys, *each.keys)) for each in named_stages(config)]
     except InputError:
         pass
     return found
@@ -282,6 +284,14 @@ def _hold_to_contract(kind: str, name: str, module: ModuleType, mode: Mode | Non
         message = f"{_noun(kind)} `{name}`: `Config` is no configuration class"
         help = "class Config(StrictModel), from posttrain.config.strict"
         raise InputError(Problem("plugin-contract", message, help=help))
+
+
+def offline_algorithms() -> list[tuple[str, ModuleType]]:
+    """(name, module) of the shipped algorithms that train on rows."""
+    return [
+        (name, importlib.import_module(f"{PACKAGES['algorithm']}.{name}"))
+        for name in _with_mode("offline")
+    ]
 
 
 def _with_mode(mode: Mode) -> list[str]:

@@ -20,13 +20,23 @@ from posttrain.config.presets import shipped_presets
 _TEXT_FORMS = {"DataSpec": "path", "SuiteUse": "use"}
 _PLUGIN_FIELDS: dict[str, dict[str, tuple[str, str | None]]] = {
     "SftStage": {"algorithm": ("algorithm", "offline")},
-    "OnlineRlStage": {"algorithm": ("algorithm", "online"), "reward": ("reward", None)},
+    "RewardModelStage": {"algorithm": ("algorithm", "offline")},
+    "PreferenceStage": {"algorithm": ("algorithm", "offline")},
+    "OnlineRlStage": {
+        "algorithm": ("algorithm", "online"),
+        "reward": ("reward", None),
+        "watch": ("reward", None),
+    },
     "AverageStage": {"method": ("averaging", None)},
     "TaskSpec": {"reward": ("reward", None)},
 }
 
 
-_REWARD_KEYS = {"OnlineRlStage": "RewardSpec", "TaskSpec": "ScoredReward"}
+_REWARD_KEYS = {
+    ("OnlineRlStage", "reward"): "RewardSpec",
+    ("OnlineRlStage", "watch"): "ScoredReward",
+    ("TaskSpec", "reward"): "ScoredReward",
+}
 """Whose keys stand beside a reward's settings."""
 
 
@@ -98,7 +108,7 @@ def _add_plugin(
 ) -> None:
     """Names and settings of the shipped plug-ins; other names with any settings."""
     field = definitions[owner]["properties"][key]
-    base = definitions[_REWARD_KEYS[owner] if key == "reward" else "Plugin"]
+    base = definitions[_REWARD_KEYS[owner, key] if kind == "reward" else "Plugin"]
     common = {k: v for k, v in base["properties"].items() if k != "settings"}
     names, branches = [], []
     for name in shipped(kind):

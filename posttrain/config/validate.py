@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from posttrain.config.document import Places, join
 from posttrain.config.keys import STAGE_CLASSES, stage_class
-from posttrain.config.pipeline import StageBase
+from posttrain.config.stage_base import StageBase
 from posttrain.config.suggest import did_you_mean
 from posttrain.config.wording import problems_of
 from posttrain.errors import Problem, ProblemList

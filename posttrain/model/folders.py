@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from posttrain.errors import InputError, Problem
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WEIGHTS = ".safetensors"
+ENSEMBLE = "reward_models.json"  # of an ensemble's folder: its members, and their statistics
 CLASSIFIER = "ForSequenceClassification"  # how such architectures' names end
 UNNAMED_LABELS = ("LABEL_0", "LABEL_1")  # what transformers takes where config.json names none
 
@@ -57,6 +59,40 @@ def num_labels(path: str | Path) -> int | None:
     if not any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or []):
         return None
     return len(config.get("id2label") or UNNAMED_LABELS)
+
+
+def member_folders(path: str | Path) -> list[Path]:
+    """The members of an ensemble of reward models, in order.
+
+    Raises InputError where one is missing.
+    """
+    folder = Path(path)
+    summary = read_json(folder / ENSEMBLE)
+    if not summary:
+        raise InputError(
+            Problem(
+                "no-reward-model",
+                f"no ensemble of reward models: it has no {ENSEMBLE}",
+                file=str(path),
+                help="the folder `reward_models` of a reward_model stage",
+            )
+        )
+    members = [folder / each["folder"] for each in summary["members"]]
+    for member in members:
+        require_model_folder(member)
+    return members
+
+
+def vocabulary_fingerprint(path: str | Path) -> str:
+    """Hash of which token is which, from tokenizer.json; empty where a folder has none."""
+    tokenizer = read_json(Path(path) / "tokenizer.json")
+    if not tokenizer:
+        return ""
+    added = {each["content"]: each["id"] for each in tokenizer.get("added_tokens", [])}
+    vocabulary = tokenizer.get("model", {}).get("vocab")
+    pairs = vocabulary.items() if isinstance(vocabulary, dict) else enumerate(vocabulary or [])
+    text = json.dumps(sorted(map(str, [*pairs, *added.items()])))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def edit_json(path: Path, changes: dict[str, Any]) -> None:

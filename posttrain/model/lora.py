@@ -166,6 +166,7 @@ def save_adapter(model: Any, matrices: Mapping[str, Tensor], directory: str | Pa
 def _targets(model: Any, lora: Lora) -> list[str]:
     """The last names of the layers to adapt."""
     head = model.get_output_embeddings()
+    head = getattr(model, "score", None) if head is None else head  # of a reward model
     linear = {
         name: module
         for name, module in model.named_modules()

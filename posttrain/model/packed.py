@@ -68,19 +68,16 @@ def packed_values(
         return model(**packed, wanted_N=wanted_N - 1).float()
 
 
-def _packed(
-    token_ids_T: Tensor, lengths: Sequence[int], wanted_T: Tensor | None
-) -> tuple[dict[str, Any], Tensor]:
-    """(what transformers calls packed inputs, [N] where the wanted tokens stand)."""
+def packed_inputs(token_ids_T: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
+    """What transformers calls packed inputs: one row, each sequence attends to itself alone."""
     device = token_ids_T.device
     lengths_B = torch.tensor(lengths, device=device)
     bounds = torch.nn.functional.pad(lengths_B.cumsum(0), (1, 0))
     starts_T = torch.repeat_interleave(bounds[:-1], lengths_B, output_size=len(token_ids_T))
     position_ids_T = torch.arange(len(token_ids_T), device=device) - starts_T
-    wanted_T = position_ids_T > 0 if wanted_T is None else wanted_T & (position_ids_T > 0)
     cu_seq_lens = bounds.to(torch.int32)
     longest = max(lengths, default=0)
-    packed = {
+    return {
         "input_ids": token_ids_T[None],
         "position_ids": position_ids_T[None],
         "cu_seq_lens_q": cu_seq_lens,
@@ -89,6 +86,15 @@ def _packed(
         "max_length_k": longest,
         "use_cache": False,
     }
+
+
+def _packed(
+    token_ids_T: Tensor, lengths: Sequence[int], wanted_T: Tensor | None
+) -> tuple[dict[str, Any], Tensor]:
+    """(packed inputs, [N] where the wanted tokens stand)."""
+    packed = packed_inputs(token_ids_T, lengths)
+    follows_T = packed["position_ids"][0] > 0
+    wanted_T = follows_T if wanted_T is None else wanted_T & follows_T
     return packed, wanted_T.nonzero().flatten()
 
 

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from posttrain.ops import (
         baselines,
+        best_of_n,
         checks,
+        ensembles,
         kl,
         logprobs,
         masked,
         off_policy,
+        over_optimisation,
+        preferences,
         returns,
         shaping,
         surrogates,
@@ -26,11 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "baselines",
+    "best_of_n",
     "checks",
+    "ensembles",
     "kl",
     "logprobs",
     "masked",
     "off_policy",
+    "over_optimisation",
+    "preferences",
     "returns",
     "shaping",
     "surrogates",

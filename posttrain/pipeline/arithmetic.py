@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from posttrain.config.pipeline import Cluster, EvaluateStage, OnlineRlStage, Pipeline, SftStage
+from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
+from posttrain.config.pipeline import Cluster, EvaluateStage, OnlineRlStage, Pipeline
 from posttrain.config.tasks import suite_tasks
 from posttrain.stages.schedule import steps_ahead
 
@@ -20,8 +21,8 @@ def describe(
     stage = pipeline.stages.get(name)
     if isinstance(stage, OnlineRlStage):
         return f"{name}: {_online_rl(stage, cluster, greedy)}"
-    if isinstance(stage, SftStage):
-        return f"{name}: {_sft(stage, rows)}"
+    if isinstance(stage, SftStage | PreferenceStage | RewardModelStage):
+        return f"{name}: {_offline(stage, stage.batch.rows, rows)}"
     if isinstance(stage, EvaluateStage) and stage.suite.use in pipeline.suites:
         return f"{name}: {_evaluate(stage, pipeline)}"
     return ""
@@ -56,22 +57,28 @@ def _online_rl(stage: OnlineRlStage, cluster: Cluster, greedy: bool) -> str:
     )
 
 
-def _sft(stage: SftStage, rows: int | None) -> str:
-    batch = stage.batch.rows
-    per_step = f"{count(batch, 'row')} = 1 step"
+def _offline(stage: OfflineStage, batch: int, rows: int | None) -> str:
+    noun = "row" if isinstance(stage, SftStage) else "pair"
+    members = ""
+    if isinstance(stage, RewardModelStage) and stage.members > 1:
+        members = f"; {stage.members} members, each so"
+    per_step = f"{count(batch, noun)} = 1 step"
     if stage.steps is not None:
-        return f"{per_step}; {count(stage.steps, 'step')} = {count(batch * stage.steps, 'row')}"
+        total = count(batch * stage.steps, noun)
+        return f"{per_step}; {count(stage.steps, 'step')} = {total}{members}"
     epochs = stage.epochs or 1
     passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
     if rows is None:
         return f"{per_step}; {passes} of {stage.data.shown}"
-    trained = max(rows - stage.holdout_rows, 0)
+    held = min(stage.holdout_rows, rows // 5)
+    trained = rows - held
     steps = math.ceil(trained * epochs / batch)
-    held_out = f" ({number(stage.holdout_rows)} held out)" if stage.holdout_rows else ""
+    held_out = f" ({number(held)} held out)" if held else ""
     fewer = any(part.decontaminate for part in stage.data.parts.values())
     most = "at most " if fewer else ""
     return (
-        f"{per_step}; {most}{count(trained, 'row')}{held_out} × {passes} = {count(steps, 'step')}"
+        f"{per_step}; {most}{count(trained, noun)}{held_out} × {passes} = {count(steps, 'step')}"
+        f"{members}"
     )
 
 

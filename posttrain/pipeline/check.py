@@ -13,16 +13,11 @@ from dataclasses import dataclass, field, replace
 from posttrain.config.document import Places, join, show_path
 from posttrain.config.keys import PLUGIN_KINDS
 from posttrain.config.load import LoadedPipeline
-from posttrain.config.pipeline import (
-    EvaluateStage,
-    OnlineRlStage,
-    Pipeline,
-    SftStage,
-    StageBase,
-    Suite,
-)
+from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
+from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline, Suite
 from posttrain.config.plugin import Plugin, nested_plugins
-from posttrain.config.plugins import Mode, judge_stages, load_plugin, plugin_config
+from posttrain.config.plugins import Mode, load_plugin, plugin_config, reward_stages
+from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import StrictModel
 from posttrain.config.suggest import did_you_mean
 from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
@@ -32,12 +27,18 @@ from posttrain.pipeline.check_algorithms import check_algorithm, stage_needs
 from posttrain.pipeline.check_cluster import check_cluster
 from posttrain.pipeline.check_data import DataChecker, check_decontaminate
 from posttrain.pipeline.check_models import check_model
+from posttrain.pipeline.check_objectives import wrong_objective
 from posttrain.pipeline.check_online import check_online
 from posttrain.pipeline.graph import Graph, build_graph
 from posttrain.ports import Needs
 from posttrain.stages.step_limits import check_step
 
-_MODES: dict[type[StageBase], Mode] = {SftStage: "offline", OnlineRlStage: "online"}
+_MODES: dict[type[StageBase], Mode] = {
+    SftStage: "offline",
+    RewardModelStage: "offline",
+    PreferenceStage: "offline",
+    OnlineRlStage: "online",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +131,13 @@ class _Checker:
             self.problems += self.data.check(spec.data, f"{key}.data", needs, f"(task {task})")
             if spec.reward is not None:
                 self._check_plugin("reward", spec.reward, f"{key}.reward", None)
-                for keys, judge in judge_stages(spec.reward, self.loaded.base_dir):
-                    message = f"`{judge}` judges, and a suite has no engine for a judge"
+                for named in reward_stages(spec.reward, self.loaded.base_dir):
+                    message = f"`{named.stage}` judges, and a suite has no engine for a judge"
                     help = "give the judge an endpoint, or let it judge in an online_rl stage"
-                    self.add("bad-value", message, join(key, "reward", *keys), help)
+                    if named.makes == "reward_models":
+                        message = f"`{named.stage}` scores, and a suite has no reward models"
+                        help = "let it score in an online_rl stage, as `reward` or as `watch`"
+                    self.add("bad-value", message, join(key, "reward", *named.keys), help)
         for task in suite.tasks:
             if task not in suite_tasks(suite):
                 message = f"task `{task}` is defined but not asked"
@@ -161,10 +165,13 @@ class _Checker:
                 self.problems += check_algorithm(
                     name, config, self.needs(name), self.pipeline, self.places
                 )
-        if isinstance(stage, SftStage):
+        if isinstance(stage, SftStage | PreferenceStage):
             self._check_shares(name, stage)
-        if isinstance(stage, SftStage | OnlineRlStage):
-            needs = ("prompt", "completion") if isinstance(stage, SftStage) else ("prompt",)
+        if isinstance(stage, OfflineStage) and name in self.plugins:
+            problem = wrong_objective(name, stage, self.loaded.base_dir, self.places)
+            self.problems += [problem] if problem else []
+        if isinstance(stage, OfflineStage | OnlineRlStage):
+            needs = stage.needs if isinstance(stage, OfflineStage) else ("prompt",)
             found = self.data.check(stage.data, f"{prefix}.data", needs, f"(stage {name})", name)
             self.problems += found
             self.problems += check_decontaminate(
@@ -210,7 +217,7 @@ class _Checker:
             return Needs()
         return stage_needs(stage, config, self.loaded.base_dir)
 
-    def _check_shares(self, name: str, stage: SftStage) -> None:
+    def _check_shares(self, name: str, stage: SftStage | PreferenceStage) -> None:
         """Every trainer gets the same number of rows of each step."""
         rows = stage.batch.rows
         trainers = stage.resources.trainers or self.loaded.cluster.trainers

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from posttrain.config.document import Places, show_path
 from posttrain.config.paths import looks_like_a_file, neighbour
-from posttrain.config.pipeline import ModelStage, StageBase
+from posttrain.config.pipeline import ModelStage
+from posttrain.config.stage_base import StageBase
 from posttrain.config.suggest import did_you_mean
 from posttrain.errors import Problem
 from posttrain.model.chat_templates import shipped_templates

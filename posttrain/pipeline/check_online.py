@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from posttrain.config.document import Places
 from posttrain.config.pipeline import OnlineRlStage
+from posttrain.config.plugins import reward_stages
 from posttrain.config.suggest import closest
 from posttrain.errors import Problem
 from posttrain.stages.step_limits import placed
@@ -26,6 +27,7 @@ def check_online(
         _too_many_steps(stage),
         _idle_trainers(stage, num_trainers),
         _unused_reference(stage),
+        _unused_stop(stage),
         _spread_reference(stage, num_trainers, gpus_per_trainer),
     ]
     return [
@@ -33,6 +35,20 @@ def check_online(
         for problem in found
         if problem is not None
     ]
+
+
+def _unused_stop(stage: OnlineRlStage) -> Problem | None:
+    """Only an ensemble in the reward has members that could differ."""
+    if stage.stop_at_members_std is None:
+        return None
+    if any(named.makes == "reward_models" for named in reward_stages(stage.reward)):
+        return None
+    return Problem(
+        "unused-setting",
+        "no ensemble of reward models is in the reward: nothing could differ",
+        "stop_at_members_std",
+        help="reward: {ensemble: STAGE}; or leave `stop_at_members_std` out",
+    )
 
 
 def _sources_without_reward(stage: OnlineRlStage) -> list[Problem]:

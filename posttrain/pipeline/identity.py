@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.critic import is_folder
-from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage, StageBase
+from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage
 from posttrain.config.plugin import with_each_block
-from posttrain.config.plugins import judge_stages, labelled, plugin_label
+from posttrain.config.plugins import labelled, plugin_label, reward_stages
+from posttrain.config.stage_base import StageBase
 from posttrain.config.wording import show_value
 
 UNCOUNTED = (
@@ -31,6 +32,8 @@ UNCOUNTED = (
     "reward.processes",
     "reward.process_memory_mb",
     "reference",
+    # seen, never trained on
+    "watch",
 )
 """Dotted keys of a stage that are outside its identity."""
 
@@ -75,7 +78,7 @@ def identity(
         config["models"] = dict(inputs)
     judges: set[str] = set()
     if isinstance(stage, OnlineRlStage):
-        judges = {judge for _, judge in judge_stages(stage.reward)} & inputs.keys()
+        judges = {named.stage for named in reward_stages(stage.reward)} & inputs.keys()
     for kind, (name, settings) in plugins.items():
         key = "method" if kind == "averaging" else kind
         counted_settings = _with_content(settings, inputs, judges)
@@ -111,9 +114,10 @@ def _with_content(
     """
 
     def with_judge(block: dict[str, Any]) -> dict[str, Any]:
-        judge = block.get("stage")
-        if isinstance(judge, str) and judge in judges:
-            return block | {"stage": inputs[judge]}
+        for key in ("stage", "ensemble"):
+            judge = block.get(key)
+            if isinstance(judge, str) and judge in judges:
+                return block | {key: inputs[judge]}
         return block
 
     found: dict[str, Any] = labelled(with_each_block(settings, with_judge))

@@ -13,15 +13,10 @@ import yaml
 from posttrain.config.data import ResolvedData
 from posttrain.config.keys import PLUGIN_KINDS
 from posttrain.config.load import LoadedPipeline
-from posttrain.config.pipeline import (
-    EvaluateStage,
-    OnlineRlStage,
-    Pipeline,
-    SftStage,
-    StageBase,
-    Suite,
-)
+from posttrain.config.offline import OfflineStage
+from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline, Suite
 from posttrain.config.plugins import complete_settings
+from posttrain.config.stage_base import StageBase
 from posttrain.config.tasks import resolved, suite_tasks, task_spec
 from posttrain.pipeline.graph import Graph
 from posttrain.pipeline.identity import explain_change, identity
@@ -180,14 +175,14 @@ def _counted(stage: StageBase, base_dir: Path | str) -> dict[str, tuple[str, Map
 
 
 def _fingerprints(stage: StageBase) -> list[str]:
-    if isinstance(stage, SftStage | OnlineRlStage):
+    if isinstance(stage, OfflineStage | OnlineRlStage):
         return [data_fingerprint(part) for part in stage.data.parts.values()]
     return []
 
 
 def _with_questions(stage: StageBase, suites: Mapping[str, Suite]) -> StageBase:
     """The stage; its data knows the questions of the suites that `decontaminate` names."""
-    if isinstance(stage, SftStage | OnlineRlStage):
+    if isinstance(stage, OfflineStage | OnlineRlStage):
         return stage.model_copy(update={"data": resolved(stage.data, suites)})
     return stage
 
@@ -202,7 +197,7 @@ def _left_out(stage: StageBase) -> list[str]:
 
 
 def _data(stage: StageBase, fingerprints: list[str]) -> tuple[Mapping[str, str], ...]:
-    if not isinstance(stage, SftStage | OnlineRlStage):
+    if not isinstance(stage, OfflineStage | OnlineRlStage):
         return ()
     return tuple(
         {"path": part.path, "fingerprint": fingerprint}

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from posttrain.config.pipeline import (
-    AverageStage,
-    ModelStage,
-    OnlineRlStage,
-    SftStage,
-    StageBase,
-)
+from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
+from posttrain.config.pipeline import AverageStage, ModelStage, OnlineRlStage
+from posttrain.config.stage_base import StageBase
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.pipeline.plan import RunPlan
 from posttrain.pipeline.results import asked_suites
@@ -33,6 +29,13 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
                     planned.name, "sft", origin, stage.data.model_dump(), stage.max_tokens
                 )
             )
+        if isinstance(planned.stage, RewardModelStage | PreferenceStage):
+            pairs = planned.stage
+            requests.append(
+                PreflightRequest(
+                    planned.name, "pairs", origin, pairs.data.model_dump(), pairs.max_tokens
+                )
+            )
         if isinstance(planned.stage, OnlineRlStage):
             rl = planned.stage
             requests.append(
@@ -54,6 +57,11 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
                     place=f"stages.{planned.name}.reward",
                 )
             )
+            if rl.watch is not None:
+                place = f"stages.{planned.name}.watch"
+                requests.append(
+                    PreflightRequest(planned.name, "reward", reward=rl.watch, place=place)
+                )
     return requests + _suite_requests(plan, suites)
 
 
@@ -75,7 +83,7 @@ def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[Preflight
 def origin_of(plan: RunPlan, stage: StageBase) -> Origin | None:
     """The `model` stage that a stage's model descends from; None where there is no single one."""
     while not isinstance(stage, ModelStage):
-        if isinstance(stage, SftStage | OnlineRlStage):
+        if isinstance(stage, OfflineStage | OnlineRlStage):
             stage = plan[stage.model].stage
         elif isinstance(stage, AverageStage):
             stage = plan[stage.post].stage

@@ -8,16 +8,10 @@ from dataclasses import dataclass, field
 from posttrain.config.critic import names_a_stage
 from posttrain.config.document import Places, join
 from posttrain.config.keys import STAGE_CLASSES
-from posttrain.config.pipeline import (
-    AverageStage,
-    EvaluateStage,
-    OnlineRlStage,
-    Pipeline,
-    SftStage,
-    StageBase,
-    Suite,
-)
-from posttrain.config.plugins import judge_stages
+from posttrain.config.offline import OfflineStage
+from posttrain.config.pipeline import AverageStage, EvaluateStage, OnlineRlStage, Pipeline, Suite
+from posttrain.config.plugins import reward_stages
+from posttrain.config.stage_base import StageBase
 from posttrain.config.suggest import closest
 from posttrain.errors import Problem
 
@@ -31,6 +25,7 @@ class Reference:
     key: str  # dotted
     target: str
     wants: str = "model"
+    or_wants: str = ""  # another type that will do
 
 
 @dataclass(slots=True)
@@ -62,14 +57,15 @@ class Findings:
 def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iterator[Reference]:
     """Every stage that this one names in a key that makes an edge."""
     prefix = f"stages.{name}"
-    if isinstance(stage, SftStage | OnlineRlStage):
+    if isinstance(stage, OfflineStage | OnlineRlStage):
         yield Reference(f"{prefix}.model", stage.model)
+    if isinstance(stage, OnlineRlStage):
         critic = stage.algorithm.settings.get("critic")
         if isinstance(critic, str) and names_a_stage(critic):
-            yield Reference(f"{prefix}.algorithm.critic", critic)
-    if isinstance(stage, OnlineRlStage):
-        for keys, judge in judge_stages(stage.reward):
-            yield Reference(join(prefix, "reward", *keys), judge)
+            yield Reference(f"{prefix}.algorithm.critic", critic, or_wants="reward_models")
+        for key, reward in (("reward", stage.reward), ("watch", stage.watch)):
+            for named in reward_stages(reward) if reward else ():
+                yield Reference(join(prefix, key, *named.keys), named.stage, named.makes)
     if isinstance(stage, AverageStage):
         yield Reference(f"{prefix}.pre", stage.pre)
         yield Reference(f"{prefix}.post", stage.post)
@@ -91,7 +87,7 @@ def resolve(findings: Findings, name: str, found: Iterator[Reference]) -> tuple[
             if not reference.key.startswith("suites."):  # reported once, with its suite
                 add_unknown(findings, name, reference, produced)
             continue
-        if produced[target] not in (None, reference.wants):
+        if produced[target] not in (None, reference.wants, reference.or_wants or None):
             add_wrong_type(findings, reference, produced)
         elif target in findings.pipeline.stages and target not in targets:
             targets.append(target)

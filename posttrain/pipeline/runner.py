@@ -11,11 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.pipeline import (
-    EvaluateStage,
-    OnlineRlStage,
-    SftStage,
-)
+from posttrain.config.offline import OfflineStage
+from posttrain.config.pipeline import EvaluateStage, OnlineRlStage
 from posttrain.config.tasks import suite_tasks
 from posttrain.errors import GateFailed, Interrupted
 from posttrain.pipeline.gates import Gate, evaluate_gate, parse_gate, resolve_gate
@@ -196,7 +193,7 @@ def _resources(planned: PlannedStage) -> dict[str, int]:
     if planned.kept:
         return {}
     stage = planned.stage
-    if isinstance(stage, SftStage):
+    if isinstance(stage, OfflineStage):
         return {"trainers": 1}
     if isinstance(stage, OnlineRlStage):
         return {"trainers": 1, "engines": stage.resources.engines or 10**9}

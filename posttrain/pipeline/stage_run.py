@@ -12,18 +12,14 @@ from typing import Any, Protocol
 
 import yaml
 
-from posttrain.config.pipeline import (
-    AverageStage,
-    EvaluateStage,
-    ModelStage,
-    OnlineRlStage,
-    SftStage,
-)
+from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
+from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage, OnlineRlStage
+from posttrain.config.stage_base import StageBase
 from posttrain.errors import InputError, Interrupted, PosttrainError, StageFailed
 from posttrain.pipeline.plan import PlannedStage, RunPlan
 from posttrain.pipeline.provenance import git_state, machine, versions
 from posttrain.pipeline.store import RunFolder, StageFolder, read_json, write_json
-from posttrain.stages import average, evaluate, model, online_rl, sft
+from posttrain.stages import average, evaluate, model, online_rl, preference, reward_model, sft
 from posttrain.stages.context import StageContext
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.measure import Evaluator
@@ -90,8 +86,14 @@ class StageRunner:
             return outcome
         if isinstance(stage, SftStage):
             return sft.run(stage, plugins["algorithm"], context)
+        if isinstance(stage, RewardModelStage):
+            return reward_model.run(stage, plugins["algorithm"], context)
+        if isinstance(stage, PreferenceStage):
+            return preference.run(stage, plugins["algorithm"], context)
         if isinstance(stage, OnlineRlStage):
-            return online_rl.run(stage, plugins["algorithm"], plugins["reward"], context)
+            return online_rl.run(
+                stage, plugins["algorithm"], plugins["reward"], plugins.get("watch"), context
+            )
         if isinstance(stage, AverageStage):
             return average.run(stage, plugins["method"], context)
         if isinstance(stage, EvaluateStage):
@@ -161,7 +163,7 @@ class StageRunner:
             "ended": None,
             "seconds": before["seconds"] if before else 0.0,
             "seed": planned.seed,
-            "steps": getattr(planned.stage, "steps", None),
+            "steps": _num_steps(planned.stage),
             "step": None,
             "data": list(planned.data),
             "versions": versions(),
@@ -218,3 +220,12 @@ class StageRunner:
         if state == "done":  # its model folder holds what is needed from here on
             shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
         self.event(f"stage-{state}", planned.name, seconds=manifest["seconds"])
+
+
+def _num_steps(stage: StageBase) -> int | None:
+    """Optimiser steps that the stage will count, where its file says so: of an ensemble those of
+    all members.
+    """
+    steps: int | None = getattr(stage, "steps", None)
+    members = stage.members if isinstance(stage, RewardModelStage) else 1
+    return steps * members if steps else None

@@ -22,6 +22,7 @@ from typing import Any
 from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.errors import InputError, Problem
 from posttrain.ports import Tracker
+from posttrain.prompts.comparisons import COLUMNS, prompt_texts
 from posttrain.prompts.overlap import RULE_VERSION, Overlap, QuestionIndex
 from posttrain.prompts.rows import data_fingerprint
 from posttrain.prompts.sources import EVALUATION_SEED, DataRow, read_data, read_source
@@ -133,6 +134,8 @@ def tell_left_out(report: Path, tracker: Tracker) -> None:
 
 def user_texts(row: Mapping[str, Any]) -> list[str]:
     """What the user says in a row: its prompt, or each of the user's messages."""
+    if not row.get("messages") and not row.get("prompt") and set(COLUMNS) <= row.keys():
+        return prompt_texts(row)
     messages = row.get("messages") or row.get("prompt") or []
     if isinstance(messages, str):
         return [messages]

@@ -29,6 +29,9 @@ _SYNONYMS = {
     "rejected": ("rejected", "dispreferred", "worse", "loser"),
 }
 
+OF_COMPARISONS = ("chosen", "rejected")
+"""Columns that may be conversations too."""
+
 
 def json_fault(error: json.JSONDecodeError) -> str:
     """`not JSON, string not closed at column 214`; columns count from 1."""
@@ -46,7 +49,11 @@ def row_fault(row: Mapping[str, Any], needs: Sequence[str]) -> str | None:
         value = row[column]
         if column == "messages":
             return messages_fault(value)
-        if not isinstance(value, str):
+        if column in OF_COMPARISONS and isinstance(value, list):
+            fault = messages_fault(value)
+            if fault is not None:
+                return fault.replace("`messages`", f"`{column}`")
+        elif not isinstance(value, str):
             return f"`{column}` is {_kind(value)}, has to be text"
     return None
 

@@ -1,7 +1,8 @@
 """Rows of the micro world, made from a seed: what is asked is decided here, what is true in
 `posttrain.microworld`.
 
-Sources: `microworld/skills` and `microworld/arithmetic_worked` (prompt, completion) to imitate;
+Sources: `microworld/skills`, `microworld/arithmetic_worked` and `microworld/requests_answered`
+(prompt, completion) to imitate;
 `microworld/arithmetic`, `copy`, `reverse`, `sort`, `count` (prompt, answer) to be asked;
 `microworld/preferences` (prompt, chosen, rejected) and `microworld/requests` (prompt) for the gold
 reward. A source's train and test rows never share a prompt, in any order of seeds and counts.
@@ -29,6 +30,7 @@ DEFAULT_COUNTS = {
     "microworld/arithmetic": 4_000,
     "microworld/preferences": 4_000,
     "microworld/requests": 4_000,
+    "microworld/requests_answered": 8_000,
 } | {f"microworld/{skill}": 4_000 for skill in microworld.SKILLS}
 """Rows of a train split where no count is asked for; a test split has 1,024."""
 
@@ -86,6 +88,7 @@ def _maker(name: str, split: str, flip_labels: float) -> Callable[[Random], Row]
         "arithmetic": _arithmetic,
         "arithmetic_worked": _demonstration,
         "requests": _request,
+        "requests_answered": _answered_request,
     }[kind]
 
 
@@ -140,6 +143,12 @@ def _demonstration(random: Random) -> Row:
 def _request(random: Random) -> Row:
     wanted = random.sample(microworld.LETTERS, random.randint(2, 6))
     return {"prompt": microworld.request_prompt("".join(wanted)), "task": "microworld/requests"}
+
+
+def _answered_request(random: Random) -> Row:
+    """A request and an answer as people here write them: of any quality."""
+    row = _request(random)
+    return row | {"completion": _attempt(random, row["prompt"])}
 
 
 def _preference(random: Random, flip_labels: float) -> Row:

@@ -20,11 +20,9 @@ from posttrain.config.pipeline import DataSpec
 from posttrain.config.suggest import did_you_mean
 from posttrain.errors import InputError, Problem
 from posttrain.prompts.columns import theirs, value_of
+from posttrain.prompts.comparisons import as_wanted
 from posttrain.prompts.faults import column_help, meets, row_fault
 from posttrain.prompts.formats import CUT, Fault, raw_rows
-
-NEEDED_COLUMNS = {"sft": ("prompt", "completion"), "online_rl": ("prompt",)}
-"""What the rows of a stage need, by kind. `messages` will do in place of both."""
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -88,6 +86,10 @@ class RowReader:
             for ours, column in columns.items()
             if all(each in row for each in theirs(column))
         }
+        wanted = as_wanted(named, self._needs)
+        if isinstance(wanted, str):
+            return Fault(wanted)
+        named = wanted
         if self.rows == self.skipped == 0:
             self._check_columns(shown, line, row, named)
         fault = row_fault(named, self._needs)

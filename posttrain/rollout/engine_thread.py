@@ -11,6 +11,7 @@ raises, the engine is dead: every waiting call and every later one gets the erro
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 import time
@@ -38,8 +39,12 @@ class StepEngine(Protocol):
 class EngineThread:
     """Runs `build()` and then the engine it returns, all in one thread."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, cores: Collection[int] = ()) -> None:
+        """`cores` are those that the thread, and what it starts, may run on; all where there are
+        none.
+        """
         self.name = name
+        self._cores = frozenset(cores)
         self.busy_s = 0.0  # spent in steps
         self.engine: Any = None
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -145,6 +150,8 @@ class EngineThread:
         self._inbox.put(unless_dead)
 
     def _run(self) -> None:
+        if self._cores:
+            os.sched_setaffinity(0, self._cores)  # of this thread alone
         while self._running:
             self._take_in()
             if self._waiting:

@@ -53,10 +53,11 @@ class VllmEngine:
     defaults for memory and chunked prefill.
     """
 
-    def __init__(self, spec: EngineSpec, name: str) -> None:
+    def __init__(self, spec: EngineSpec, name: str, cores: Collection[int] = ()) -> None:
+        """`cores` are those that it computes on; any where there are none."""
         self.spec = spec
         self.name = name
-        self._thread = EngineThread(name)
+        self._thread = EngineThread(name, cores)
         self._weights = WeightUpdates(spec, name, self._thread)
         self._request_numbers = itertools.count()
         self._tokens = 0

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.config.pipeline import Cluster, Resources
+from posttrain.config.pipeline import Cluster
+from posttrain.config.stage_base import Resources
 from posttrain.ports import EngineSpec, Tracker
 from posttrain.stages.launcher import Launcher
 from posttrain.types import Artifact

@@ -39,6 +39,9 @@ class OnlineJob:
     reward_processes: int
     reward_memory_mb: int  # of each process
     judges: Mapping[str, EngineSpec]  # by the stage whose model judges
+    ensembles: Mapping[str, str]  # folder by the stage whose reward models score
+    watch: PluginRef | None  # a reward that is scored, never trained on
+    stop_at_members_std: float | None  # how far an ensemble's members may differ
     reward_scale: float
     prompts: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
@@ -63,9 +66,10 @@ class OnlineJob:
 
 
 @dataclass(frozen=True, slots=True)
-class SftJob:
-    """One supervised stage, ready to run."""
+class OfflineJob:
+    """One stage that learns from rows, ready to run."""
 
+    kind: str  # "sft", "reward_model" or "preference"
     stage: str
     directory: str
     model_path: str
@@ -84,3 +88,4 @@ class SftJob:
     gpus_per_trainer: int
     precision: str
     attempt: int
+    members: int = 1  # of an ensemble

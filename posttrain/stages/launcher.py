@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from posttrain.ports import EngineSpec, Tracker
-from posttrain.stages.jobs import OnlineJob, SftJob
+from posttrain.stages.jobs import OfflineJob, OnlineJob
 from posttrain.types import Prompt, Rollout, Sampling
 
 
@@ -36,8 +36,12 @@ class Launcher(Protocol):
         """Run once in a process of its own and return what it returns."""
         ...
 
-    def run_sft(self, job: SftJob, tracker: Tracker) -> str:
+    def run_offline(self, job: OfflineJob, tracker: Tracker) -> str:
         """Train inside Ray Train. "done", or "stopped" where a stop was asked for."""
+        ...
+
+    def put_together(self, job: OfflineJob, tracker: Tracker) -> None:
+        """Make one artifact of an ensemble's members that several workers have trained."""
         ...
 
     def run_online(self, job: OnlineJob, tracker: Tracker) -> str:

@@ -42,7 +42,7 @@ class TaskResult:
     kind: str  # "accuracy" or "perplexity"
     interval: Interval
     prompts: int
-    passed: tuple[int, ...] = ()  # one per prompt
+    passed: tuple[float, ...] = ()  # one per prompt: 0 or 1, or a grade between
     answers: tuple[Mapping[str, Any], ...] = ()
     broken: int = 0  # answers that the verifier failed on: left out, never counted as wrong
     details: Mapping[str, float] = field(default_factory=dict)  # shares that the verifier sums up
@@ -221,7 +221,7 @@ def _accuracy(prompts: Sequence[Prompt], texts: Sequence[str], scores: Sequence[
     ]
     if not whole:
         raise scores[0]  # the verifier broke on every answer: that is the news
-    passed = tuple(int(is_right(score)) for _, _, score in whole)
+    passed = tuple(grade(score) for _, _, score in whole)
     answers = tuple(
         {"prompt": prompt.text, "completion": text, "score": score.value}
         for prompt, text, score in whole[:ANSWERS_KEPT]
@@ -236,9 +236,11 @@ def _accuracy(prompts: Sequence[Prompt], texts: Sequence[str], scores: Sequence[
     )
 
 
-def is_right(score: Any) -> bool:
-    """Passed where the reward says so; a reward without an opinion passes at 1."""
-    return score.value >= 1.0 if score.passed is None else score.passed
+def grade(score: Any) -> float:
+    """0 or 1 where the reward says what is right; otherwise its value, held to 0..1."""
+    if score.passed is None:
+        return min(max(float(score.value), 0.0), 1.0)
+    return float(score.passed)
 
 
 def _perplexity(engine: LeasedEngine, windows: Sequence[Window]) -> TaskResult:

@@ -9,10 +9,11 @@ from typing import Any
 from posttrain.algorithms import needs_of
 from posttrain.config.critic import HEAD, POLICY
 from posttrain.config.pipeline import OnlineRlStage
-from posttrain.config.plugins import judge_stages, load_plugin, plugin_config
+from posttrain.config.plugins import load_plugin, plugin_config, reward_stages
 from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
+from posttrain.model.folders import member_folders, vocabulary_fingerprint
 from posttrain.ports import EngineSpec
 from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
@@ -28,7 +29,11 @@ a small cache."""
 
 
 def run(
-    stage: OnlineRlStage, algorithm: PluginRef, reward: PluginRef, context: StageContext
+    stage: OnlineRlStage,
+    algorithm: PluginRef,
+    reward: PluginRef,
+    watch: PluginRef | None,
+    context: StageContext,
 ) -> str:
     """Train; returns "done" or "stopped"."""
     model_path = context.inputs[stage.model].path
@@ -56,6 +61,9 @@ def run(
         reward_processes=stage.reward.processes,
         reward_memory_mb=stage.reward.process_memory_mb,
         judges=_judges(stage, context),
+        ensembles=_ensembles(stage, context, model_path),
+        watch=watch,
+        stop_at_members_std=stage.stop_at_members_std,
         reward_scale=stage.reward.scale,
         prompts=tuple(prompts),
         heldout=tuple(heldout),
@@ -120,17 +128,51 @@ def split_heldout(
 
 def _judges(stage: OnlineRlStage, context: StageContext) -> dict[str, EngineSpec]:
     """Engines for the models of stages that judge, with room for all that these can read."""
-    paths = {name: context.inputs[name].path for _, name in judge_stages(stage.reward)}
+    paths = {name: context.inputs[name].path for name in _named(stage, "model")}
     return {
         name: engine_spec(context.cluster, path, min(context_length(path), LONGEST_JUDGED_TOKENS))
         for name, path in paths.items()
     }
 
 
+def _ensembles(stage: OnlineRlStage, context: StageContext, model_path: str) -> dict[str, str]:
+    """Folders of the reward models that score, by stage. Raises InputError where one reads other
+    tokens than the policy writes.
+    """
+    paths = {name: context.inputs[name].path for name in _named(stage, "reward_models")}
+    own = vocabulary_fingerprint(model_path)
+    for name, path in paths.items():
+        for member in member_folders(path):
+            if vocabulary_fingerprint(member) != own:
+                raise InputError(
+                    Problem(
+                        "other-tokenizer",
+                        f"the reward models of `{name}` read other tokens than `{stage.model}` "
+                        "writes: they have different tokenizers",
+                        path=f"stages.{context.name}.reward",
+                        help="train reward models that start from a model of the policy's family",
+                    )
+                )
+    return paths
+
+
+def _named(stage: OnlineRlStage, makes: str) -> list[str]:
+    """Stages that `reward` or `watch` names for what they make, in order, each once."""
+    rewards = [stage.reward, *([stage.watch] if stage.watch else [])]
+    named = [each for reward in rewards for each in reward_stages(reward)]
+    return list(dict.fromkeys(each.stage for each in named if each.makes == makes))
+
+
 def _critic(config: Any, context: StageContext) -> str:
-    """`policy`, `head`, or the absolute folder that the critic starts from."""
+    """`policy`, `head`, or the absolute folder that the critic starts from.
+
+    Of an ensemble it is the first member's.
+    """
     if config.critic in (POLICY, HEAD):
         return str(config.critic)
     if config.critic in context.inputs:
-        return context.inputs[config.critic].path
+        found = context.inputs[config.critic]
+        if found.type == "reward_models":
+            return str(member_folders(found.path)[0])
+        return found.path
     return str(config.critic)  # absolute: the plan has resolved it

@@ -21,6 +21,7 @@ from posttrain.config.pipeline import OnlineRlStage, ScoredReward, Suite
 from posttrain.config.plugin import named_stages
 from posttrain.config.plugins import with_parts
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
+from posttrain.prompts.sources import MICROWORLD
 from posttrain.reward.examples import examples_of
 from posttrain.reward.protocol import failed_examples, require_ready
 from posttrain.stages.launcher import Launcher
@@ -29,6 +30,7 @@ from posttrain.stages.step_limits import check_step
 from posttrain.types import Prompt
 
 ROWS_TRIED = 20_000  # rows rendered per data set here; the stage itself renders all of them
+GENERATED_TRIED = 2_000  # of rows that the micro world makes to learn from: all are of one kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class PreflightRequest:
     """One thing to look at, for one stage."""
 
     stage: str
-    kind: str  # "sft", "online_rl", "suite" or "reward"
+    kind: str  # "sft", "pairs", "online_rl", "suite" or "reward"
     origin: Origin | None = None
     data: Mapping[str, Any] | None = None  # DataSpec
     max_tokens: int | None = None  # of a row (sft) or of an answer (online_rl)
@@ -67,6 +69,7 @@ def inspect(requests: list[PreflightRequest]) -> list[Problem]:
     """Look at every request; one broken stage hides no other."""
     looks: Mapping[str, Callable[[PreflightRequest, str], None]] = {
         "sft": _look_at_rows,
+        "pairs": _look_at_pairs,
         "online_rl": _look_at_prompts,
         "suite": _look_at_suite,
     }
@@ -115,6 +118,18 @@ def _look_at_rows(request: PreflightRequest, folder: str) -> None:
     render_rows(folder, _few(request), request.max_tokens, 0)
 
 
+def _look_at_pairs(request: PreflightRequest, folder: str) -> None:
+    _compared(folder, json.dumps(_few(request)), request.max_tokens)
+
+
+@lru_cache(maxsize=1)
+def _compared(folder: str, data: str, max_tokens: int | None) -> None:
+    """Reward models and preferences often share their rows; `data` is a DataSpec as JSON."""
+    from posttrain.stages.pair_rows import render_pairs
+
+    render_pairs(folder, json.loads(data), max_tokens, 0)
+
+
 def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     from posttrain.stages.context import context_length
 
@@ -137,7 +152,10 @@ def _look_at_first_rows(reward: ScoredReward, prompts: Sequence[Prompt]) -> None
     one: rows that lack what it reads are found before anything is trained. Not where a model
     judges, which costs something.
     """
-    if any(hasattr(module, "ready") for *_, module, _ in with_parts(reward, None)):
+    if any(
+        hasattr(module, "ready") or any(named_stages(config))
+        for *_, module, config in with_parts(reward, None)
+    ):
         return
     first: dict[str, Prompt] = {}
     for prompt in prompts:
@@ -179,12 +197,16 @@ def _few(request: PreflightRequest) -> dict[str, Any]:
     data = dict(request.data or {})
     parts = data.get("mix") or {}
     most = ROWS_TRIED // max(1, len(parts))
+    learns = request.kind in ("sft", "pairs")
     if parts:
-        return data | {"mix": {name: _first(part, most) for name, part in parts.items()}}
-    return _first(data, most)
+        few = {name: _first(part, most, learns) for name, part in parts.items()}
+        return data | {"mix": few}
+    return _first(data, most, learns)
 
 
-def _first(data: Mapping[str, Any], most: int) -> dict[str, Any]:
+def _first(data: Mapping[str, Any], most: int, learns: bool) -> dict[str, Any]:
+    if learns and str(data.get("path")).startswith(MICROWORLD):
+        most = min(most, GENERATED_TRIED)
     return dict(data) | {"take": min(data.get("take") or most, most)}
 
 
@@ -203,7 +225,7 @@ def _look_at_reward(request: PreflightRequest) -> None:
     """
     assert request.reward is not None
     for _, part, module, config in with_parts(request.reward, None):
-        if not any(named_stages(config)):  # whose models may not be trained yet
+        if not any(each.makes == "model" for each in named_stages(config)):  # may not be there yet
             update = {"name": part.name, "settings": part.settings, "processes": 1}
             _look_at_examples(request.reward.model_copy(update=update), module, config)
 

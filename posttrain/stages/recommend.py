@@ -74,6 +74,6 @@ def _half(results: Mapping[str, TaskResult], parity: int) -> dict[str, TaskResul
     }
 
 
-def _every_second(passed: Sequence[int], parity: int) -> tuple[int, ...]:
+def _every_second(passed: Sequence[float], parity: int) -> tuple[float, ...]:
     """One half of the prompts; a single prompt has no other half and is both."""
     return tuple(passed[parity::2] or passed)

@@ -10,15 +10,20 @@ from posttrain.types import Interval
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
-def share(passed: Sequence[int]) -> Interval:
+def share(passed: Sequence[float]) -> Interval:
     """Wilson's 95 % interval of a share. Source: Wilson 1927, JASA 22, 209-212.
 
+    Of grades between 0 and 1 the normal interval of their mean: they vary less than a share does.
     Example: 8 of 10 -> 0.8 (0.490 to 0.943). ValueError without any observation.
     """
     count = len(passed)
     if count == 0:
         raise ValueError("a share needs at least one observation")
     value = sum(passed) / count
+    if any(0.0 < each < 1.0 for each in passed):
+        variance = sum((each - value) ** 2 for each in passed) / max(1, count - 1)
+        half = Z95 * math.sqrt(variance / count)
+        return Interval(value, max(0.0, value - half), min(1.0, value + half))
     z2 = Z95 * Z95 / count
     centre = (value + z2 / 2) / (1 + z2)
     half = Z95 * math.sqrt(value * (1 - value) / count + z2 / (4 * count)) / (1 + z2)

@@ -32,6 +32,8 @@ RULES: tuple[Rule, ...] = (  # worst first: the screen has room for one
     Rule("older-than-allowed", "act", engine.older_than_allowed),
     Rule("rollouts-lost", "act", engine.rollouts_lost),
     Rule("kl-jump", "act", learning.kl_jump),
+    Rule("judges-guess", "act", learning.judges_guess),
+    Rule("watched-falls", "watch", learning.watched_falls),
     Rule("verifier-failing", "watch", engine.verifier_failing),
     Rule("groups-dropped", "watch", engine.groups_dropped),
     Rule("logprob-gap-near", "watch", engine.logprob_gap_near),

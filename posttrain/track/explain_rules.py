@@ -75,6 +75,42 @@ def kl_jump(window: Sequence[Row], facts: StageFacts) -> str | None:
     )
 
 
+def judges_guess(window: Sequence[Row], facts: StageFacts) -> str | None:
+    """The members of an ensemble differ much more than at the start, while their reward rises."""
+    name = "reward/members_std"
+    now = window[-1].get(name)
+    if now is None:
+        return None
+    start, limit = at_start(window, name), THRESHOLDS.spread_times_start
+    rose = window[-1].get("reward/mean", 0.0) - at_start(window, "reward/mean")
+    if rose <= 0 or start <= 0 or now < limit * start:
+        return None
+    since = next((row for row in window if row.get(name, 0.0) >= limit * start), window[-1])
+    return (
+        f"reward rose {significant(rose)} but the reward models' spread went {significant(start)}"
+        f" → {significant(now)}: they are guessing. Stop near step {since.get('axis/step', 0):.0f},"
+        " or combine: wco"
+    )
+
+
+def watched_falls(window: Sequence[Row], facts: StageFacts) -> str | None:
+    """The reward rises, and what is watched beside it is past its best by more than its noise."""
+    size = THRESHOLDS.watched_steps
+    seen = series_of(window, "reward/watch_mean")
+    rewards = series_of(window, "reward/mean")
+    if len(seen) < 3 * size or mean(rewards[-size:]) <= mean(rewards[:size]):
+        return None
+    means = [mean(seen[i : i + size]) for i in range(len(seen) - size + 1)]
+    noise = stdev(seen[-2 * size :]) / size**0.5
+    fell = max(means) - means[-1]
+    if fell < THRESHOLDS.flat_standard_errors * 2**0.5 * noise or fell <= 0:
+        return None
+    return (
+        f"reward rises, but what is watched fell {significant(max(means))} →"
+        f" {significant(means[-1])}: the reward is being gamed. Raise kl_in_reward, or stop earlier"
+    )
+
+
 def cut_answers(window: Sequence[Row], facts: StageFacts) -> str | None:
     share = window[-1].get("answer/cut_share", 0.0)
     if share <= THRESHOLDS.cut_share:

@@ -34,6 +34,8 @@ class Thresholds:
     entropy_share_of_start: float = 0.2
     logprob_gap_fp32_nats: float = 1e-3
     logprob_gap_bf16_nats: float = 0.15
+    spread_times_start: float = 2.0  # of an ensemble's members: they guess
+    watched_steps: int = 5  # over which what is watched is averaged
     cut_share: float = 0.1
     verifier_failed_share: float = 0.01
     old_groups_wait_share: float = 0.1

@@ -117,7 +117,12 @@ def _may_be_told(stage: StageView, view: RunView, is_last: bool) -> bool:
     """Whether a stage's line can stand: it has ended, and what its model can do is measured."""
     if stage.state != "done" or is_last or view.state != "running":
         return stage.state in ("done", "failed", "stopped")
-    is_asked = view.suite is not None and stage.kind in ("sft", "online_rl", "average")
+    is_asked = view.suite is not None and stage.kind in (
+        "sft",
+        "preference",
+        "online_rl",
+        "average",
+    )
     return bool(stage.measurements) or not is_asked
 
 

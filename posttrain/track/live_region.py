@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
+from posttrain.config.keys import TRAINED_KINDS
 from posttrain.track.events import event_words
 from posttrain.track.formatting import (
     bar,
@@ -22,7 +23,7 @@ from posttrain.track.formatting import (
     significant,
     sparkline,
 )
-from posttrain.track.rows import held_out, share_by_age, total_of
+from posttrain.track.rows import held_out, pairs_right, share_by_age, total_of
 from posttrain.track.views import StageView
 
 LABEL = 14  # columns of the names at the left
@@ -39,7 +40,7 @@ class Line:
 
 def region_lines(stage: StageView, width: int) -> list[Line]:
     """Curves, numbers, note and last samples of one running stage."""
-    has_curves = bool(stage.rows) and stage.kind in ("sft", "online_rl")
+    has_curves = bool(stage.rows) and stage.kind in TRAINED_KINDS
     waiting = stage.waiting_for() or (None if has_curves else _last_said(stage))
     lines = []
     if waiting:
@@ -50,7 +51,7 @@ def region_lines(stage: StageView, width: int) -> list[Line]:
                 90,
             )
         )
-    elif not stage.rows and stage.kind in ("sft", "online_rl"):
+    elif not stage.rows and stage.kind in TRAINED_KINDS:
         lines.append(_line("waiting for", "the first step", 90))
     if stage.kind == "online_rl":
         lines += _rl_lines(stage, width)
@@ -135,6 +136,10 @@ def _rl_lines(stage: StageView, width: int) -> list[Line]:
     ]
 
 
+_PAIRS_RIGHT = ("pref/accuracy", "rm/train_accuracy")
+"""Shares of a step's comparisons that are right before it."""
+
+
 def _supervised_lines(stage: StageView, width: int) -> list[Line]:
     bars = _bars(width - 46, 60)
     losses, held_out = stage.values("train/loss"), stage.series("sft/heldout_loss")
@@ -145,6 +150,12 @@ def _supervised_lines(stage: StageView, width: int) -> list[Line]:
             step, value = held_out[-1]
             text += f"   held out {fixed(value)} (step {step:.0f})"
         lines.append(_line("loss", text, 60))
+    right = [value for name in _PAIRS_RIGHT for value in stage.values(name)]
+    if right:
+        text = _spark(right, bars) + percent(right[-1])
+        if pairs := pairs_right(stage.rows):
+            text += f"   held out {percent(pairs[-1][1])} (step {pairs[-1][0]:.0f})"
+        lines.append(_line("pairs right", text, 60))
     facts = []
     for name, unit, show in (
         ("train/tokens_per_s", "tokens/s", significant_speed),

@@ -16,6 +16,8 @@ QUIET = {"sync", "note_over", "saved", "restored", "engine-joined"}
 SHOWN = {  # metric -> name in a line, in this order
     "train/loss": "loss",
     "sft/heldout_loss": "heldout_loss",
+    "pref/heldout_accuracy": "pairs_right",
+    "rm/pair_accuracy": "pairs_right",
     "reward/mean": "reward",
     "reward/heldout_mean": "heldout",
     "eval/heldout/score": "heldout",

@@ -94,6 +94,23 @@ def held_out(rows: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:
     return []
 
 
+def pairs_right(rows: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:
+    """(step, share of held-out comparisons that are right): of a policy, or of an ensemble's
+    members one after another, and of all together at the end.
+    """
+    series = []
+    for row in rows:
+        found = [value for name, value in row.items() if _is_pair_accuracy(name)]
+        series += [(row.get("axis/step", 0.0), value) for value in found]
+    return series
+
+
+def _is_pair_accuracy(name: str) -> bool:
+    return name == "pref/heldout_accuracy" or (
+        name.startswith("rm/") and name.endswith("/pair_accuracy")
+    )
+
+
 def total_of(rows: Iterable[Mapping[str, float]], name: str) -> float:
     """The sum of a count over steps, with its parts by source: `groups/dropped`, or
     `groups/dropped/<source>` where it is told so.

@@ -31,6 +31,7 @@ from posttrain.track.gains import (
     parent_model,
 )
 from posttrain.track.mishaps import num_restarts
+from posttrain.track.rows import pairs_right
 from posttrain.track.views import Measurement, RunView, StageView
 from posttrain.types import Interval
 
@@ -63,6 +64,11 @@ def _training_facts(stage: StageView) -> list[str]:
     if stage.kind == "evaluate" and stage.verdict is not None:
         count, taken = len(stage.verdict.models), stage.verdict.recommended
         return [f"take {taken} (of {count})" if taken else f"{count} models"]
+    if right := [share for _, share in pairs_right(stage.rows)]:
+        last = (stage.values("rm/pair_accuracy") or right)[-1]
+        facts = [f"pairs right {percent(right[0]).removesuffix(' %')} → {percent(last)}"]
+        agreed = stage.values("rm/agreement_share")
+        return facts + ([f"members agree {percent(agreed[-1])}"] if agreed else [])
     losses = stage.values("train/loss")
     if losses:
         return [f"loss {fixed(losses[0])} → {fixed(losses[-1])}"]

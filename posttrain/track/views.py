@@ -30,7 +30,7 @@ class Measurement:
     suite: str
     tasks: Mapping[str, TaskResult]
     points: Mapping[str, Interval] = field(default_factory=dict)  # gain, keep, tax: shares 0..1
-    passed: Mapping[str, Sequence[int]] = field(default_factory=dict)  # task -> 0/1 per prompt
+    passed: Mapping[str, Sequence[float]] = field(default_factory=dict)  # task -> 0..1 by prompt
     answers: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     fingerprint: str = ""  # equal fingerprints: the same prompts in the same order
     seconds: float = 0.0

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.types import JUDGE_PART, Rollout, TrainBatch, told_apart
+from posttrain.types import (
+    JUDGE_PART,
+    MEMBERS_STD,
+    WATCH_PART,
+    Rollout,
+    TrainBatch,
+    told_apart,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +164,17 @@ def _part_metrics(batch: TrainBatch) -> dict[str, float]:
         for score in scored.scores:
             for name, value in score.parts.items():
                 values.setdefault(name, []).append(value)
-    return {
-        (f"{name}/violated_share" if name.startswith(JUDGE_PART) else f"reward/parts/{name}"): (
-            sum(value < 1.0 for value in found) / len(found)
-            if name.startswith(JUDGE_PART)
-            else sum(found) / len(found)
-        )
-        for name, found in sorted(values.items())
-    }
+    metrics = {}
+    for name, found in sorted(values.items()):
+        if name.startswith(JUDGE_PART):
+            metrics[f"{name}/violated_share"] = sum(value < 1.0 for value in found) / len(found)
+        else:
+            metrics[_PARTS.get(name, f"reward/parts/{name}")] = sum(found) / len(found)
+    return metrics
+
+
+_PARTS = {MEMBERS_STD: "reward/members_std", WATCH_PART: "reward/watch_mean"}
+"""Parts with metrics of their own names."""
 
 
 def _no_signal_share(flat: FlatBatch) -> float:

@@ -3,55 +3,37 @@
 from __future__ import annotations
 
 import copy
-import random
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from posttrain.config.lora import Lora
-from posttrain.errors import InputError, Problem
 from posttrain.model.chat import RenderedRow
-from posttrain.model.load import DTYPES, load_model, load_tokenizer, save_model
-from posttrain.model.lora import adapter_matrices, add_adapters, merged_parameters, save_adapter
+from posttrain.model.load import load_model, load_tokenizer
+from posttrain.model.lora import add_adapters
 from posttrain.model.packed import packed_forward
-from posttrain.ports import CheckpointFolders, Objective, Tracker
+from posttrain.ports import CheckpointFolders, Tracker
+from posttrain.train.offline import (
+    OfflineSettings,
+    evaluate_every,
+    hold_out,
+    training_arguments,
+    write_model,
+)
 from posttrain.train.packing import allocate
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
-    from trl import SFTConfig
 
     from posttrain.train.sft_trainer import PackedSftTrainer
 
 IGNORED = -100  # label of tokens that are not trained
-HELDOUT_EVALUATIONS = 6  # over a stage: before the first step, after the last, four between
-LARGEST_HOLDOUT = 0.2  # share of the rows; a small data set is rather trained on than measured with
-
-
-@dataclass(frozen=True, slots=True)
-class SftSettings:
-    """What one supervised stage asks of its trainer."""
-
-    directory: Path  # the stage's folder; the model is written to `directory/model`
-    model_path: str
-    objective: Objective
-    batch_rows: int  # per optimiser step, over all ranks
-    tokens_per_micro_batch: int
-    steps: int | None  # this or `epochs`; one epoch where neither is given
-    epochs: float | None
-    holdout_rows: int
-    seed: int
-    precision: str  # "fp32", or "bf16": fp32 weights, bf16 arithmetic, bf16 model folder
-    checkpoint_every: int = 200  # steps
-    lora: Lora | None = None  # adapters are trained in place of all weights
 
 
 def run_sft(
-    settings: SftSettings,
+    settings: OfflineSettings,
     rows: Sequence[RenderedRow],
     tracker: Tracker,
     stop_asked: Callable[[], bool],
@@ -78,32 +60,11 @@ def run_sft(
         return "stopped"
     if trainer.is_world_process_zero():
         model.config, model.generation_config = configs  # without what TRL changed for training
-        _write_model(model, settings)
+        folder = settings.directory
+        write_model(model, settings, folder / "model", folder / "adapter")
         checkpoints.clear()
     trainer.accelerator.wait_for_everyone()
     return "done"
-
-
-def _write_model(model: PreTrainedModel, settings: SftSettings) -> None:
-    """The model folder, merged where adapters were trained; those lie beside it in `adapter/`."""
-    merged = None
-    if settings.lora is not None:
-        # Off the device one by one: it may have no room for the model once more.
-        dtype = DTYPES[settings.precision]
-        merged = {name: value.cpu() for name, value in merged_parameters(model, dtype)}
-        save_adapter(model, dict(adapter_matrices(model)), settings.directory / "adapter")
-    tokenizer = load_tokenizer(settings.model_path)
-    save_model(model, tokenizer, settings.directory / "model", settings.precision, merged)
-
-
-def hold_out(
-    rows: Sequence[RenderedRow], count: int, seed: int
-) -> tuple[list[RenderedRow], list[RenderedRow]]:
-    """(rows to train on, rows held out): at most a fifth is held out, chosen by the seed."""
-    count = min(count, int(LARGEST_HOLDOUT * len(rows)))
-    chosen = set(random.Random(f"{seed}/holdout").sample(range(len(rows)), count))
-    training = [row for number, row in enumerate(rows) if number not in chosen]
-    return training, [rows[number] for number in sorted(chosen)]
 
 
 def mean_loss(
@@ -134,7 +95,7 @@ def mean_loss(
 
 def _make_trainer(
     model: PreTrainedModel,
-    settings: SftSettings,
+    settings: OfflineSettings,
     training: Sequence[RenderedRow],
     heldout: Sequence[RenderedRow],
     tracker: Tracker,
@@ -142,24 +103,25 @@ def _make_trainer(
     checkpoints: CheckpointFolders,
 ) -> PackedSftTrainer:
     from transformers.trainer_callback import PrinterCallback
+    from trl import SFTConfig
 
-    from posttrain.train.sft_trainer import PackedSftTrainer, StageCallback
+    from posttrain.train.sft_trainer import PackedSftTrainer
+    from posttrain.train.stage_trainer import StageCallback
 
-    autocast = torch.bfloat16 if settings.precision == "bf16" else None
+    def heldout_loss() -> dict[str, float]:
+        loss = mean_loss(model, heldout, settings.tokens_per_micro_batch, settings.autocast)
+        perplexity = math.exp(min(loss, 700.0))
+        return {"sft/heldout_loss": loss, "sft/heldout_perplexity": perplexity}
 
-    def heldout_loss() -> float:
-        return mean_loss(model, heldout, settings.tokens_per_micro_batch, autocast)
-
-    steps = settings.steps or _steps_of_epochs(settings, len(training))
-    callback = StageCallback(
-        heldout_loss if heldout else None,
-        evaluate_every=-(-steps // (HELDOUT_EVALUATIONS - 1)),
-        stop_asked=stop_asked,
-        tracker=tracker,
-    )
+    steps = settings.num_steps(len(training))
+    callback = StageCallback(heldout_loss if heldout else None, evaluate_every(steps), stop_asked)
+    packed: dict[str, Any] = {
+        "padding_free": True,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
     trainer = PackedSftTrainer(
         model=model,
-        args=_arguments(settings, steps),
+        args=SFTConfig(**training_arguments(settings, steps), **packed),
         train_dataset=_dataset(training),
         processing_class=load_tokenizer(settings.model_path),
         callbacks=[callback],
@@ -172,47 +134,6 @@ def _make_trainer(
     return trainer
 
 
-def _arguments(settings: SftSettings, steps: int) -> SFTConfig:
-    from trl import SFTConfig
-
-    world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    if settings.batch_rows % world_size:
-        raise InputError(
-            Problem(
-                "batch-not-divisible",
-                f"{settings.batch_rows} rows per step cannot be shared by {world_size} trainers",
-                path="batch.rows",
-                help=f"rows: {-(-settings.batch_rows // world_size) * world_size}",
-            )
-        )
-    common: dict[str, Any] = {
-        "output_dir": str(settings.directory / "checkpoints"),
-        "max_steps": steps,
-        "per_device_train_batch_size": settings.batch_rows // world_size,
-        "gradient_accumulation_steps": 1,  # the token budget decides: PackedSftTrainer
-        "seed": settings.seed % 2**31,
-        "data_seed": settings.seed % 2**31,
-        "use_cpu": not torch.cuda.is_available(),
-        "ddp_backend": "gloo" if world_size > 1 and not torch.cuda.is_available() else None,
-        "bf16": settings.precision == "bf16",
-        "gradient_checkpointing": False,
-        "padding_free": True,
-        "max_length": None,  # rows that are too long were refused or left out before
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "dataloader_num_workers": 0,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "include_num_input_tokens_seen": "all",
-        "save_strategy": "steps",
-        "save_steps": settings.checkpoint_every,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return SFTConfig(**common | dict(settings.objective.trainer_settings))
-
-
 def _dataset(rows: Sequence[RenderedRow]) -> Dataset:
     from datasets import Dataset
 
@@ -221,11 +142,6 @@ def _dataset(rows: Sequence[RenderedRow]) -> Dataset:
         for row in rows
     ]
     return Dataset.from_dict({"input_ids": [list(row.token_ids) for row in rows], "labels": labels})
-
-
-def _steps_of_epochs(settings: SftSettings, num_rows: int) -> int:
-    per_epoch = -(-num_rows // settings.batch_rows)
-    return max(1, round((settings.epochs or 1.0) * per_epoch))
 
 
 def _require_budget(rows: Sequence[RenderedRow], budget_tokens: int) -> None:

@@ -8,6 +8,7 @@ from string import ascii_lowercase
 
 from posttrain.track.formatting import fixed, significant
 from posttrain.track.report.figure import Figure, Series, change_in_words, curve_figure
+from posttrain.track.rows import pairs_right
 from posttrain.track.views import NoteView, RunView, StageView
 
 MAX_MARKS = 12  # more letters on one plot cannot be told apart
@@ -41,8 +42,7 @@ def stage_curves(stage: StageView, view: RunView) -> StageCurves | None:
         for letter, note in zip(ascii_lowercase, stage.notes[:MAX_MARKS], strict=False)
     ]
     marks = [(marked.note.step, marked.letter) for marked in notes if marked.note.step is not None]
-    make = _rl_figures if stage.kind == "online_rl" else _supervised_figures
-    figures = make(stage, marks)
+    figures = _FIGURES.get(stage.kind, _supervised_figures)(stage, marks)
     return StageCurves(stage, figures, notes, _all_metrics(stage)) if figures else None
 
 
@@ -86,6 +86,58 @@ def _supervised_figures(stage: StageView, marks: Sequence[tuple[float, str]]) ->
     ]
 
 
+def _pair_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Figure]:
+    """Of stages that learn from comparisons: how many are right, by how much, and at what cost."""
+    held_out = pairs_right(stage.rows)
+    named = [name.split("/") for name in stage.metrics if name.startswith("rm/")]
+    members = sorted({int(parts[1]) for parts in named if parts[1].isdigit()})
+    right = [
+        *_series(stage, "pref/accuracy", "training"),
+        *_series(stage, "rm/train_accuracy", "training"),
+        *_series(stage, "pref/heldout_accuracy", "held out", color=1, dash="dash", markers=True),
+    ]
+    margin = [
+        *_series(stage, "pref/margin", "training"),
+        *_series(stage, "pref/heldout_margin", "held out", color=1, dash="dash", markers=True),
+    ]
+    for member in members:
+        label = f"member {member}, held out"
+        style: dict[str, object] = {"color": 1 + member, "dash": "dash", "markers": True}
+        right += _series(stage, f"rm/{member}/pair_accuracy", label, **style)
+        margin += _series(stage, f"rm/{member}/margin", label, **style)
+    logprobs = [
+        *_series(stage, "pref/chosen_logprob_per_token", "chosen answers"),
+        *_series(stage, "pref/rejected_logprob_per_token", "rejected answers", color=1),
+    ]
+    found = change_in_words("held-out pairs right", [share for _, share in held_out], shares=True)
+    margins = stage.values("pref/heldout_margin")
+    chosen = stage.values("pref/chosen_logprob_per_token")
+    return [
+        *_figure(
+            stage, "pairs", "Comparisons right", right, "share", found, marks, percent_axis=True
+        ),
+        *_figure(
+            stage,
+            "margin",
+            "Margin of the chosen answer",
+            margin,
+            "nats" if stage.kind == "preference" else "score",
+            change_in_words("margin", margins) if margins else "the wider, the surer",
+            marks,
+        ),
+        *_figure(
+            stage,
+            "logprobs",
+            "How likely both answers are",
+            logprobs,
+            "nats per token",
+            change_in_words("log-prob of a chosen answer's token", chosen),
+            marks,
+        ),
+        *_supervised_figures(stage, marks),
+    ]
+
+
 def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Figure]:
     rewards = stage.values("reward/mean")
     shares = all(0.0 <= value <= 1.0 for value in rewards)
@@ -93,6 +145,7 @@ def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Fi
         *_series(stage, "reward/mean", "reward on training prompts"),
         *_series(stage, "reward/greedy_mean", "greedy answers, the baseline", color=5, dash="dot"),
         *_series(stage, "reward/heldout_mean", "held out", color=1, dash="dash", markers=True),
+        *_series(stage, "reward/watch_mean", "watched, never trained on", color=2),
     ]
     for metric in sorted(stage.metrics):
         if metric.startswith("eval/") and metric.endswith("/score"):
@@ -111,6 +164,7 @@ def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Fi
     ]
     for key, title, metric, unit, color in (
         ("kl", "Distance to the start (KL)", "policy/kl_reference_nats", "nats per answer", 3),
+        ("members", "How far the reward models differ", "reward/members_std", "spread", 1),
         ("entropy", "Entropy", "policy/entropy_nats", "nats per token", 2),
         ("critic", "What the critic explains", VALUE_EXPLAINED, "share of the returns", 4),
     ):
@@ -155,6 +209,14 @@ def _length_and_gradient(stage: StageView, marks: Sequence[tuple[float, str]]) -
             second_title="loss (nats per token)",
         ),
     ]
+
+
+_FIGURES = {
+    "online_rl": _rl_figures,
+    "reward_model": _pair_figures,
+    "preference": _pair_figures,
+}
+"""Stage kind -> its pictures; other trained stages have those of supervised ones."""
 
 
 def _figure(

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from posttrain.config.data import ResolvedData
 from posttrain.config.load import load_pipeline
-from posttrain.config.pipeline import DataSpec, SftStage, Suite, TaskSpec
+from posttrain.config.offline import SftStage
+from posttrain.config.pipeline import DataSpec, Suite, TaskSpec
 from posttrain.config.tasks import resolved
 
 MIX = "data: {mix: {sums: {path: microworld/arithmetic_worked, take: 8}, rows: rows.jsonl}}"

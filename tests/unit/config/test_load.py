@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from posttrain.config.load import load_pipeline
-from posttrain.config.pipeline import OnlineRlStage, SftStage
+from posttrain.config.offline import SftStage
+from posttrain.config.pipeline import OnlineRlStage
 from posttrain.errors import InputError
 
 Write = Callable[..., str]
@@ -76,7 +77,7 @@ def test_every_mistake_is_shown_at_once(write_pipeline: Write) -> None:
             "kind: average, ",
             "",
             "error[missing-key] mine.yaml:17 stages.average: `kind` is missing\n"
-            "  help: one of model, sft, online_rl, average, evaluate",
+            "  help: one of model, sft, reward_model, preference, online_rl, average, evaluate",
         ),
         (
             "samples_per_prompt: 8}",

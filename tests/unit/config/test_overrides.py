@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from posttrain.config.load import load_pipeline
-from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, SftStage
+from posttrain.config.offline import SftStage
+from posttrain.config.pipeline import EvaluateStage, OnlineRlStage
 
 Write = Callable[..., str]
 

@@ -78,7 +78,8 @@ def test_a_part_on_a_hub_leaves_the_number_of_rows_open(mixed):
             ("microworld/arithmetic_worked", "microworld/arithmetic"),
             "error[missing-column] mine.yaml:12 stages.sft.data.mix.sums.path: "
             "`microworld/arithmetic` has prompt, task, answer; needs prompt, completion\n  help: "
-            "sources that have them: microworld/skills, microworld/arithmetic_worked",
+            "sources that have them: microworld/skills, microworld/arithmetic_worked, "
+            "microworld/requests_answered",
         ),
     ],
 )

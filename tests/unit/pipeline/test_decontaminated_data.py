@@ -52,7 +52,7 @@ def test_rows_are_counted_as_a_bound(write_pipeline):
     file = write_pipeline(f"{SFT}, steps: 10", CLEAN.replace("path", "take: 100, path"))
     # (100 - 64) / 32 = 1.1
     assert check(load_pipeline(file)).notes[1] == (
-        "sft: 32 rows = 1 step; at most 36 rows (64 held out) × 1 epoch = 2 steps"
+        "sft: 32 rows = 1 step; at most 80 rows (20 held out) × 1 epoch = 3 steps"
     )
 
 

@@ -96,6 +96,7 @@ UNCOUNTED_CHANGES: dict[str, dict[str, Any]] = {
     "checkpoint_every": {"checkpoint_every": 3},
     "logprob_check_every": {"logprob_check_every": 3},
     "reference": {"reference": "offload"},
+    "watch": {"watch": {"name": "gsm8k"}},
     "reward.timeout_s": {"reward": {"name": "gsm8k", "timeout_s": 30}},
     "reward.processes": {"reward": {"name": "gsm8k", "processes": 4}},
     "reward.process_memory_mb": {"reward": {"name": "gsm8k", "process_memory_mb": 512}},

@@ -82,9 +82,13 @@ class FakeLauncher:
         write_model(Path(arguments[-1]))
         return {"average/distance": 0.25}
 
-    def run_sft(self, job: Any, tracker: Records) -> str:
+    def run_offline(self, job: Any, tracker: Records) -> str:
         tracker.log({"train/loss": 0.5}, step=job.steps - 1)
         return self._train(job)
+
+    def put_together(self, job: Any, tracker: Records) -> None:
+        (Path(job.directory) / "reward_models").mkdir()
+        self.diary.append(f"together {job.stage}")
 
     def run_online(self, job: Any, tracker: Records) -> str:
         tracker.log({"reward/mean": 0.75}, step=job.loop.num_steps - 1)
@@ -207,6 +211,23 @@ def test_stages_run_in_order_and_leave_their_manifests(
     assert (run_folder.path / "best").readlink() == Path(
         f"average/{plan['average'].identity}/model"
     )
+
+
+def test_the_job_of_an_ensemble(
+    plan_of: Plans, run_folder: RunFolder, asked: list[tuple[str, str]]
+) -> None:
+    rm = "{kind: reward_model, model: sft, members: 3, data: microworld/preferences, steps: 5}"
+    block = f"  rm: {rm}\n  rlvr:\n"
+    plan = plan_of(changes=("  rlvr:\n", block))
+    launcher = FakeLauncher()
+    runner_of(plan, run_folder, launcher).run()
+    job = launcher.jobs["rm"]
+    assert (job.kind, job.members, job.num_trainers, job.batch_rows) == ("reward_model", 3, 1, 64)
+    assert "together rm" in launcher.diary
+    manifest = run_folder.stage("rm", plan["rm"].identity).manifest
+    assert manifest is not None
+    assert manifest["artifact"] == {"type": "reward_models", "path": "reward_models"}
+    assert manifest["steps"] == 15  # of all members
 
 
 def test_the_job_of_an_online_stage(

@@ -27,6 +27,7 @@ def test_first_rows_of_every_source_stay_what_they_are():
         "arithmetic": "81+79= 160",
         "preferences": "write ah= hachf efabag",
         "requests": "write edgh=",
+        "requests_answered": "write ecgd= gcad",
         "copy": "copy fhg= fhg",
         "reverse": "reverse 556= 655",
         "sort": "sort hee= eeh",

@@ -6,6 +6,7 @@ _JUDGE = {"endpoint": "http://127.0.0.1:9/v1", "model": "nobody"}
 LEAST_SETTINGS = {
     "judge": _JUDGE,
     "pairwise_judge": _JUDGE,
+    "ensemble": {"ensemble": "rm"},
     "weighted": {"parts": {"one": {"reward": "gsm8k"}}},
 }
 """Of the shipped rewards that are nothing without any."""

@@ -15,7 +15,7 @@ from posttrain.stages.measure import (
     Evaluator,
     TaskResult,
     _accuracy,
-    is_right,
+    grade,
     points,
     suite_fingerprint,
 )
@@ -94,14 +94,14 @@ def test_what_changes_no_question_does_not(changes):
 
 
 def test_answers_are_counted():
-    scores = [Score(1.0, True), Score(0.0, False), Score(1.0), Score(0.5)]
+    scores = [Score(1.0, True), Score(0.0, False), Score(1.0), Score(0.0)]
     found = _accuracy([prompt(i) for i in range(4)], ["a", "b", "c", "d"], scores)
     assert (found.kind, found.prompts, found.broken) == ("accuracy", 4, 0)
     assert found.passed == (1, 0, 1, 0)
     # 2 of 4: 0.5 ± 0.349961
     assert found.interval.value == 0.5
     assert found.interval.low == pytest.approx(0.150039, abs=1e-6)
-    assert found.answers[3] == {"prompt": "question 3", "completion": "d", "score": 0.5}
+    assert found.answers[3] == {"prompt": "question 3", "completion": "d", "score": 0.0}
 
 
 def test_answers_that_broke_the_verifier_are_left_out_and_counted():
@@ -135,14 +135,14 @@ def test_the_first_answers_are_kept_for_the_report():
 
 
 @pytest.mark.parametrize(
-    ("score", "right"),
+    ("score", "expected"),
     [
-        (Score(1.0), True), (Score(2.0), True), (Score(0.999), False),
-        (Score(0.0, True), True), (Score(1.0, False), False),
+        (Score(1.0), 1.0), (Score(2.0), 1.0), (Score(0.4), 0.4), (Score(-3.0), 0.0),
+        (Score(0.0, True), 1.0), (Score(1.0, False), 0.0),
     ],
 )  # fmt: skip
-def test_right_is_what_the_reward_says_else_one(score, right):
-    assert is_right(score) is right
+def test_a_grade_is_right_or_wrong_where_the_reward_says_so_else_its_value(score, expected):
+    assert grade(score) == expected
 
 
 def test_the_document_of_a_measurement(measured):

@@ -112,3 +112,10 @@ def test_a_difference_turns_around(first, second):
     one, other = share(first), share(second)
     there, back = difference(one, other), difference(other, one)
     assert numbers(there) == pytest.approx((-back.value, -back.high, -back.low))
+
+
+def test_grades_have_the_interval_of_their_mean():
+    found = share([0.5, 0.7, 0.9, 0.7])
+    half = 1.959963984540054 * ((0.08 / 3) / 4) ** 0.5
+    assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.7 - half, 0.7 + half))
+    assert share([1.0, 0.0]) == share([1, 0])

@@ -256,3 +256,30 @@ def test_facts_come_from_a_resolved_configuration():
     }
     assert StageFacts.from_config(config) == StageFacts(12, "bf16", 1, 32)
     assert StageFacts.from_config({"kind": "sft"}) == StageFacts()
+
+
+def test_judges_that_guess():
+    start = CALM | {"reward/mean": 0.1, "reward/members_std": 0.3, "axis/step": 0}
+    rows = [start] * 3 + [
+        start | {"reward/mean": 0.1 + 0.05 * i, "reward/members_std": 0.3 + 0.1 * i, "axis/step": i}
+        for i in range(1, 6)
+    ]
+    assert lines(rows)[0] == (
+        "act: reward rose 0.25 but the reward models' spread went 0.30 → 0.80: they are guessing."
+        " Stop near step 3, or combine: wco"
+    )
+    assert lines([start] * 3 + [start | {"reward/mean": 0.4, "reward/members_std": 0.5}]) == []
+    fell = start | {"reward/mean": 0.05, "reward/members_std": 0.9}
+    assert lines([start] * 3 + [fell]) == []
+
+
+def test_what_is_watched_falls_while_the_reward_rises():
+    seen = [0.5, 0.55, 0.6, 0.65, 0.7, 0.71, 0.7, 0.69, 0.6, 0.58, 0.55, 0.5, 0.48, 0.45, 0.4]
+    rows = [
+        CALM | {"reward/mean": 0.1 * i, "reward/watch_mean": value} for i, value in enumerate(seen)
+    ]
+    assert lines(rows)[0].startswith("watch: reward rises, but what is watched fell 0.6")
+    falling = [row | {"reward/mean": -row["reward/mean"]} for row in rows]
+    assert not any("what is watched" in line for line in lines(falling))
+    flat = [row | {"reward/watch_mean": 0.5 + 0.01 * (i % 2)} for i, row in enumerate(rows)]
+    assert not any("what is watched" in line for line in lines(flat))

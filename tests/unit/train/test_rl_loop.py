@@ -33,6 +33,9 @@ class Diary:
 
     compares_answers = True
 
+    def step_metrics(self):
+        return {}
+
     def note(self, *call):
         self.calls.append(call)
 
@@ -45,7 +48,7 @@ class Diary:
         self.note("step", step, num_steps)
         self.tokens_seen += 50
         self.steps_trained += 1
-        return {"train/loss": 0.125, "train/tokens": 50.0}
+        return {"train/loss": 0.125, "train/tokens": 50.0, **self.step_metrics()}
 
     def weights(self):
         return {"weight": torch.tensor([float(self.steps_trained)])}
@@ -307,3 +310,13 @@ def test_gaps_are_absolute_and_never_empty():
     down = replace(PROBE, token_ids=(5,), logprobs=(-0.375,))
     assert logprob_gaps(trainer, [up, down]) == [0.25, 0.125]
     assert logprob_gaps(trainer, []) == [0.0]
+
+
+def test_an_ensemble_that_differs_too_much_ends_the_stage_with_its_model(diary, tmp_path):
+    spreads = iter([0.5, 0.9, 0.9, 0.4, 0.9, 0.9, 0.9, 0.9])
+    diary.step_metrics = lambda: {"reward/members_std": next(spreads)}
+    outcome = run(diary, tmp_path, num_steps=20, stop_at_members_std=0.8)
+    assert outcome == "done" and diary.steps_trained == 7  # three steps running
+    assert diary.calls[-1] == ("export", "model")
+    (event,) = [call for call in diary.calls if call[:2] == ("event", "stopped-early")]
+    assert "differ by 0.90, more than 0.8, for 3 steps" in event[2]["text"]

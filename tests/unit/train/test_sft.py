@@ -15,7 +15,8 @@ from posttrain.model.chat import RenderedRow, render
 from posttrain.model.load import load_model, load_state, load_tokenizer
 from posttrain.model.micro import build_micro
 from posttrain.ports import Objective
-from posttrain.train.sft import SftSettings, hold_out, mean_loss, run_sft
+from posttrain.train.offline import OfflineSettings, hold_out
+from posttrain.train.sft import mean_loss, run_sft
 
 OBJECTIVE = Objective({"learning_rate": 3e-3, "lr_scheduler_type": "constant", "weight_decay": 0.0})
 
@@ -67,7 +68,7 @@ def settings(micro, directory, **changes):
         "seed": 3,
         "precision": "fp32",
     }
-    return SftSettings(**values | changes)
+    return OfflineSettings(**values | changes)
 
 
 def train(micro, directory, rows, stop_asked=lambda: False, **changes):

@@ -1,0 +1,137 @@
+"""Rows of a stage that learns from comparisons, as token ids; what is no comparison is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from posttrain.config.data import ResolvedData
+from posttrain.errors import InputError, Problem
+from posttrain.ports import PAIR, Said
+from posttrain.prompts.comparisons import COLUMNS, Comparison, comparison_of
+from posttrain.stages.context import context_length
+from posttrain.stages.questions import refuse_too_long
+
+if TYPE_CHECKING:
+    from posttrain.prompts.sources import DataRow
+    from posttrain.train.pairs import RenderedPair
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPairs:
+    """The comparisons of a stage, and how many rows were none, by why."""
+
+    pairs: list[RenderedPair]
+    left_out: Mapping[str, int]
+
+    @property
+    def words(self) -> str:
+        """`51 of 2312 rows are no comparisons and are left out: an answer is empty 2, ...`"""
+        gone = sum(self.left_out.values())
+        reasons = ", ".join(f"{why} {n}" for why, n in Counter(self.left_out).most_common())
+        total = gone + len(self.pairs)
+        return f"{gone} of {total} rows are no comparisons and are left out: {reasons}"
+
+
+def render_pairs(
+    model_path: str,
+    data: Mapping[str, Any],
+    max_tokens: int | None,
+    seed: int,
+    *,
+    answers: Mapping[str, Said] = PAIR,
+    revision_prompt: str = "",
+    report_to: str | None = None,
+) -> RenderedPairs:
+    """Every comparison, tokenised with the model's own tokenizer and template.
+
+    `answers` are those that the objective compares. A row that is no comparison (see
+    `prompts.comparisons`) is refused with its place, or left out and counted where `data.bad_rows`
+    is `skip`. Otherwise as `sft_rows.render_rows`. Raises InputError.
+    """
+    from posttrain.model.load import load_tokenizer
+    from posttrain.prompts.decontamination import TrainingRows
+    from posttrain.train.pairs import RenderedPair
+
+    spec = ResolvedData.model_validate(dict(data))
+    source = TrainingRows(spec, seed=seed, needs=COLUMNS)
+    render = _Renderer(load_tokenizer(model_path), revision_prompt)
+    own = {name: said for name, said in answers.items() if not said.of_next}
+    limit = max_tokens or context_length(model_path)
+    pairs: list[RenderedPair] = []
+    too_long: list[tuple[DataRow, int]] = []
+    faults: Counter[str] = Counter()
+    refused: list[tuple[DataRow, str]] = []
+    for each in source:
+        found = comparison_of(each.row)
+        if isinstance(found, str):
+            faults[found] += 1
+            if each.data.bad_rows == "refuse":
+                refused.append((each, found))
+            continue
+        pair = RenderedPair(render.answers(found, own), f"{each.data.path}:{each.number}")
+        longest = max(map(pair.length, pair.answers))
+        if longest > limit:
+            too_long.append((each, longest))
+        else:
+            pairs.append(pair)
+    source.write_report(report_to)
+    if refused:
+        raise InputError(_refused(refused))
+    refuse_too_long("row-too-long", too_long, f"{limit} fit")
+    if not pairs:
+        raise InputError(Problem("empty-data", "no comparison is left", file=spec.shown))
+    return RenderedPairs(pairs, faults)
+
+
+class _Renderer:
+    """Comparisons to ids, answer by answer."""
+
+    def __init__(self, tokenizer: Any, revision_prompt: str) -> None:
+        self._tokenizer = tokenizer
+        self._revision = revision_prompt
+
+    def answers(
+        self, row: Comparison, wanted: Mapping[str, Said]
+    ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """name -> (ids before the answer, ids of the answer with its end of turn)."""
+        from posttrain.model.chat import render, render_prompt
+
+        contexts: dict[str, tuple[Any, tuple[int, ...]]] = {}
+        found = {}
+        for name, said in wanted.items():
+            if said.after not in contexts:  # rendering is what reading rows costs
+                asked = row.prompt if said.after == "prompt" else self._with_draft(row, said.after)
+                ids = render_prompt({"prompt": asked}, self._tokenizer).token_ids
+                contexts[said.after] = asked, ids
+            prompt, context = contexts[said.after]
+            text = row.chosen if said.answer == "chosen" else row.rejected
+            whole = render({"prompt": prompt, "completion": text}, self._tokenizer).token_ids
+            found[name] = context, whole[len(context) :]
+        return found
+
+    def _with_draft(self, row: Comparison, draft: str) -> str | list[Mapping[str, str]]:
+        text = row.chosen if draft == "chosen" else row.rejected
+        if isinstance(row.prompt, str) and not self._tokenizer.chat_template:
+            return f"{row.prompt}{text}\n{self._revision}\n"  # no roles to tell apart
+        asked = (
+            [{"role": "user", "content": row.prompt}]
+            if isinstance(row.prompt, str)
+            else list(row.prompt)
+        )
+        return [
+            *asked,
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": self._revision},
+        ]
+
+
+def _refused(rows: Sequence[tuple[DataRow, str]]) -> Problem:
+    row, why = rows[0]
+    more = [each.number for each, _ in rows[1:]]
+    also = f"; {len(more)} more: {', '.join(map(str, more[:3]))}" if more else ""
+    also += ", ..." if len(more) > 3 else ""
+    help = "mend the rows, or `data.bad_rows: skip` leaves them out and counts them"
+    return Problem("bad-row", f"{why}{also}", "", row.data.path, row.number, help)

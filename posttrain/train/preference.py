@@ -1,0 +1,288 @@
+"""Learning from comparisons directly, with TRL's DPO trainer and its losses, or ours in it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from posttrain.model.load import load_model, load_tokenizer
+from posttrain.model.lora import add_adapters
+from posttrain.model.packed import packed_forward
+from posttrain.ports import CheckpointFolders, Tracker
+from posttrain.train.offline import (
+    OfflineSettings,
+    evaluate_every,
+    hold_out,
+    training_arguments,
+    write_model,
+)
+from posttrain.train.packing import allocate
+from posttrain.train.pairs import RenderedPair, require_budget, rotated
+
+if TYPE_CHECKING:
+    from posttrain.train.pair_trainer import PreferenceTrainer
+
+REFERENCE_FILE = "reference_logprobs.safetensors"
+
+
+def run_preference(
+    settings: OfflineSettings,
+    pairs: Sequence[RenderedPair],
+    tracker: Tracker,
+    stop_asked: Callable[[], bool],
+    checkpoints: CheckpointFolders,
+    *,
+    has_reference: bool,
+) -> Literal["done", "stopped"]:
+    """Train and write the model folder; or, asked to stop, a checkpoint to go on from.
+
+    The loss is the mean over the comparisons of an optimiser batch. Log-probs of the reference, the
+    model that training starts from, are computed once and kept in the stage's folder. Otherwise as
+    `run_sft`.
+    """
+    answers = settings.objective.answers
+    names = [name for name, said in answers.items() if not said.detached]
+    detached = [name for name, said in answers.items() if said.detached]
+    borrowed = {name: said.answer for name, said in answers.items() if said.of_next}
+    training, heldout = hold_out(pairs, settings.holdout_rows, settings.seed)
+    training = rotated(training, borrowed) if borrowed else training
+    model: Any = load_model(settings.model_path, "fp32")
+    require_budget(training, settings.tokens_per_micro_batch, max(len(names), len(detached)))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reference_NS, heldout_NS = None, torch.zeros(len(heldout), 2)
+    all_names = [*names, *detached]
+    if has_reference:
+        tracker.event("waiting", text="log-probs of the reference, once for all rows")
+        model.to(device)
+        file = settings.directory / REFERENCE_FILE
+        reference_NS, heldout_NS = _reference(file, model, settings, training, heldout, all_names)
+    if settings.lora is not None:
+        add_adapters(model, settings.lora, settings.seed)
+    configs = copy.deepcopy((model.config, model.generation_config))
+    trainer = _make_trainer(
+        model, settings, training, reference_NS, names, detached, tracker, checkpoints
+    )
+    trainer.has_reference = has_reference
+    measure = _heldout_metrics(model, settings, heldout, heldout_NS, has_reference)
+    _add_callback(trainer, measure if heldout else None, settings, len(training), stop_asked)
+    latest = checkpoints.latest()
+    if latest is not None:
+        tracker.event("restored", step=int(latest.name.rpartition("-")[2]))
+    trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
+    if trainer.state.global_step < trainer.state.max_steps:
+        return "stopped"
+    if trainer.is_world_process_zero():
+        model.config, model.generation_config = configs  # without what TRL changed for training
+        folder = settings.directory
+        write_model(model, settings, folder / "model", folder / "adapter")
+        checkpoints.clear()
+        (settings.directory / REFERENCE_FILE).unlink(missing_ok=True)
+    trainer.accelerator.wait_for_everyone()
+    return "done"
+
+
+def answer_logprobs(
+    model: Any,
+    pairs: Sequence[RenderedPair],
+    names: Sequence[str],
+    budget_tokens: int,
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """[N, S] on the CPU: log-prob in nats of each pair's answers of these names, summed over their
+    tokens, in packed passes.
+    """
+    wanted = [(*pair.answers[name], row, place) for row, pair in enumerate(pairs)
+              for place, name in enumerate(names)]  # fmt: skip
+    found_NS = torch.zeros(len(pairs), len(names), dtype=torch.float64)
+    if not pairs:
+        return found_NS.float()
+    was_training, _ = model.training, model.eval()
+    lengths = [len(context) + len(answer) for context, answer, *_ in wanted]
+    with torch.no_grad():
+        for members in allocate(lengths, max([budget_tokens, *lengths])):
+            tokens, mask, owner = [], [], []
+            for number, index in enumerate(members):
+                context, answer, *_ = wanted[index]
+                tokens += [*context, *answer]
+                mask += [False] * len(context) + [True] * len(answer)
+                owner += [number] * len(answer)
+            logprobs_N = (
+                packed_forward(
+                    model,
+                    torch.tensor(tokens, device=model.device),
+                    [lengths[index] for index in members],
+                    wanted_T=torch.tensor(mask, device=model.device),
+                    autocast=autocast,
+                )
+                .logprobs_N.double()
+                .cpu()
+            )
+            sums = torch.zeros(len(members), dtype=torch.float64)
+            sums.index_add_(0, torch.tensor(owner), logprobs_N)
+            for index, value in zip(members, sums, strict=True):
+                found_NS[wanted[index][2], wanted[index][3]] = value
+    model.train(was_training)
+    return found_NS.float()
+
+
+def _reference(
+    file: Path,
+    model: Any,
+    settings: OfflineSettings,
+    training: Sequence[RenderedPair],
+    heldout: Sequence[RenderedPair],
+    names: Sequence[str],
+) -> tuple[Tensor, Tensor]:
+    """([N, S] of the rows to train on, [H, 2] of those held out), from the file where it has them.
+
+    Each rank computes its share.
+    """
+    rows = _fingerprint([*training, *heldout])
+    kept = _read(file, rows)
+    if kept is not None:
+        return kept
+    of_training = _shared(model, settings, training, names)
+    of_heldout = _shared(model, settings, heldout, ("chosen", "rejected"))
+    if _rank() == 0:
+        partial = file.with_name(f".{file.name}.partial")
+        save_file({"training": of_training, "heldout": of_heldout}, partial, {"rows": rows})
+        partial.replace(file)
+    return of_training, of_heldout
+
+
+def _shared(
+    model: Any, settings: OfflineSettings, pairs: Sequence[RenderedPair], names: Sequence[str]
+) -> Tensor:
+    """[N, S]; every rank computes a share and gets all."""
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    mine = range(_rank(), len(pairs), ranks)
+    own = answer_logprobs(
+        model, [pairs[i] for i in mine], names, settings.tokens_per_micro_batch, settings.autocast
+    )
+    if ranks == 1:
+        return own
+    shares: list[Any] = [None] * ranks
+    torch.distributed.all_gather_object(shares, own)
+    whole = torch.zeros(len(pairs), len(names))
+    for rank, share in enumerate(shares):
+        whole[rank::ranks] = share
+    return whole
+
+
+def _read(file: Path, rows: str) -> tuple[Tensor, Tensor] | None:
+    if not file.exists():
+        return None
+    with safe_open(file, framework="pt") as stored:
+        if (stored.metadata() or {}).get("rows") != rows:
+            return None
+        return stored.get_tensor("training"), stored.get_tensor("heldout")
+
+
+def _fingerprint(pairs: Sequence[RenderedPair]) -> str:
+    total = hashlib.sha256()
+    for pair in pairs:
+        total.update(repr(sorted(pair.answers.items())).encode())
+    return total.hexdigest()
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _make_trainer(
+    model: Any,
+    settings: OfflineSettings,
+    training: Sequence[RenderedPair],
+    reference_NS: Tensor | None,
+    names: Sequence[str],
+    detached: Sequence[str],
+    tracker: Tracker,
+    checkpoints: CheckpointFolders,
+) -> PreferenceTrainer:
+    from trl import DPOConfig
+
+    from posttrain.train.pair_trainer import PreferenceTrainer, pair_collator, pair_dataset
+
+    tokenizer = load_tokenizer(settings.model_path)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    all_names = [*names, *detached]
+    if reference_NS is None:
+        reference_NS = torch.zeros(len(training), len(all_names))
+    of_pairs = {
+        "include_num_input_tokens_seen": "non_padding",
+        "precompute_ref_log_probs": True,  # ours, for every loss: see `_reference`
+    }
+    trainer = PreferenceTrainer(
+        model=model,
+        args=DPOConfig(
+            **training_arguments(settings, settings.num_steps(len(training))) | of_pairs
+        ),
+        train_dataset=pair_dataset(training, all_names, reference_NS),
+        data_collator=pair_collator(names, pad_id, detached),
+        processing_class=tokenizer,
+        tokens_per_micro_batch=settings.tokens_per_micro_batch,
+        tracker=tracker,
+        checkpoints=checkpoints,
+    )
+    trainer.objective, trainer.names, trainer.detached = settings.objective, names, detached
+    trainer.num_answers = len(names)
+    return trainer
+
+
+def _add_callback(
+    trainer: Any,
+    measure: Callable[[], Mapping[str, float]] | None,
+    settings: OfflineSettings,
+    num_rows: int,
+    stop_asked: Callable[[], bool],
+) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    from posttrain.train.stage_trainer import StageCallback
+
+    callback = StageCallback(measure, evaluate_every(settings.num_steps(num_rows)), stop_asked)
+    callback.trainer = trainer
+    trainer.add_callback(callback)
+    trainer.remove_callback(PrinterCallback)
+
+
+def _heldout_metrics(
+    model: Any,
+    settings: OfflineSettings,
+    heldout: Sequence[RenderedPair],
+    reference_N2: Tensor,
+    has_reference: bool,
+) -> Callable[[], dict[str, float]]:
+    lengths_N2 = torch.tensor(
+        [[len(pair.answers[name][1]) for name in ("chosen", "rejected")] for pair in heldout]
+    )
+
+    def measure() -> dict[str, float]:
+        found_N2 = answer_logprobs(
+            model,
+            heldout,
+            ("chosen", "rejected"),
+            settings.tokens_per_micro_batch,
+            settings.autocast,
+        )
+        means_N2 = found_N2 / lengths_N2.clamp(min=1)
+        rewards_N2 = found_N2 - reference_N2 if has_reference else means_N2
+        margins_N = rewards_N2[:, 0] - rewards_N2[:, 1]
+        # What is equally likely is right by chance half the time: before the first step, all.
+        right_N = torch.where(margins_N == 0, 0.5, (margins_N > 0).float())
+        return {
+            "pref/heldout_accuracy": float(right_N.mean()),
+            "pref/heldout_margin": float(margins_N.mean()),
+            "pref/heldout_chosen_logprob_per_token": float(means_N2[:, 0].mean()),
+            "pref/heldout_rejected_logprob_per_token": float(means_N2[:, 1].mean()),
+        }
+
+    return measure

@@ -1,0 +1,71 @@
+"""An ensemble of reward models as one reward, cautious where its members disagree.
+
+    reward: {ensemble: rm, combine: uwo, uwo_weight: 0.5}
+
+`rm` is a reward_model stage. mean: R = mean of the members. wco: the least of them. uwo: R = mean
+- uwo_weight · variance over the members (Coste et al. 2024, arXiv 2310.02743, section 3). Members'
+scores are standardised with their own mean and deviation of held-out answers; an answer like those
+scores about 0.
+
+Degenerate: members that start from the same model share its blind spots, and agree on what all of
+them get wrong. The members' spread is in the part `members_std`: where it grows, the policy has
+left what the comparisons were about.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pvariance
+from typing import Any, Literal
+
+from pydantic import Field
+
+from posttrain.config.plugin import EnsembleName
+from posttrain.config.strict import StrictModel
+from posttrain.errors import RewardBroken
+from posttrain.reward.protocol import Example
+from posttrain.types import MEMBERS_STD, SCORES_COLUMN, Score
+
+
+class Config(StrictModel):
+    """Which reward models, and how their scores become one."""
+
+    ensemble: EnsembleName
+    """The reward_model stage whose members score."""
+    combine: Literal["mean", "wco", "uwo"] = "uwo"
+    """mean: what they say on average. wco: the worst case, the lowest score. uwo: the average less
+    `uwo_weight` times their variance."""
+    uwo_weight: float = Field(default=0.5, ge=0)
+    """λ of uwo."""
+
+
+def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
+    """The combined score. Raises RewardBroken where there is none, or a member's is not finite."""
+    members = row.get(SCORES_COLUMN, {}).get(config.ensemble)
+    if not members:
+        raise RewardBroken(
+            f"there are no scores of `{config.ensemble}`",
+            help="reward models score in online_rl stages",
+        )
+    for number, value in enumerate(members):
+        if not math.isfinite(value):
+            raise RewardBroken(f"member {number} of `{config.ensemble}` scores {value}")
+    variance = pvariance(members)
+    value = {
+        "mean": fmean(members),
+        "wco": min(members),
+        "uwo": fmean(members) - config.uwo_weight * variance,
+    }[config.combine]
+    return Score(value, parts={MEMBERS_STD: math.sqrt(variance)})
+
+
+def gold(config: Config) -> Sequence[Example]:
+    """Members that agree on 1."""
+    return [Example({SCORES_COLUMN: {config.ensemble: [1.0, 1.0, 1.0]}}, "an answer")]
+
+
+def bad(config: Config) -> Sequence[Example]:
+    """A low score, and one high score beside lower ones."""
+    scores = ([0.2, 0.1, 0.3], [2.4, -1.0, 0.4])
+    return [Example({SCORES_COLUMN: {config.ensemble: each}}, "an answer") for each in scores]

@@ -1,0 +1,123 @@
+"""Comparisons through the real command line: an ensemble, and policies that learn from both."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+PIPELINE = """
+name: NAME
+seed: 3
+cluster: laptop
+wandb: {mode: disabled}
+stages:
+  blank: {kind: model, from_scratch: micro}
+  sft:
+    kind: sft
+    uses: sft/pretrain
+    model: blank
+    data: {path: microworld/requests_answered, take: 2000}
+    steps: 30
+  rm:
+    kind: reward_model
+    uses: reward_model/small
+    model: sft
+    members: 2
+    data: {path: microworld/preferences, take: 1200}
+    steps: 14
+  dpo:
+    kind: preference
+    uses: preference/small
+    model: sft
+    data: "${stages.rm.data}"
+    steps: 6
+  align:
+    kind: online_rl
+    model: dpo
+    algorithm: {name: ppo, lr: 1e-4, critic: rm}
+    reward:
+      combine: weighted
+      parts:
+        liked: {reward: {ensemble: rm, combine: uwo}}
+        short: {reward: {name: length, low: 4, high: 10, unit: characters}, weight: 0.1}
+    watch: request
+    data: {path: microworld/requests, take: 200}
+    batch: {prompts: 8, samples_per_prompt: 2}
+    steps: 3
+    staleness: 1
+    sampling: {max_new_tokens: 16}
+"""
+
+
+@pytest.fixture(scope="module")
+def stages(workplace):
+    """The folder of each stage of one whole run, in which the driver was killed once."""
+    (workplace.path / "pairs.yaml").write_text(PIPELINE.replace("NAME", workplace.name))
+    first = workplace.start("run", "pairs.yaml")
+    members = workplace.run_folder / "rm"
+    workplace.wait_for(lambda: list(members.glob("*/members/0/reward_models.json")), first)
+    os.kill(first.pid, signal.SIGKILL)  # in the second member
+    first.communicate()
+    assert workplace.leftovers(patience_s=60) == []
+    done = workplace.posttrain("run", "pairs.yaml", timeout=600)
+    assert done.returncode == 0, done.stderr
+    return {n: workplace.stage_folder(n) for n in ("blank", "sft", "rm", "dpo", "align")}
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def series(folder, name):
+    return [row[name] for row in metrics_of(folder) if name in row]
+
+
+def test_an_ensemble_is_one_artifact_and_knows_what_it_can_do(stages):
+    manifest = json.loads((stages["rm"] / "manifest.json").read_text())
+    assert manifest["artifact"] == {"type": "reward_models", "path": "reward_models"}
+    document = json.loads((stages["rm"] / "reward_models" / "reward_models.json").read_text())
+    assert len(document["members"]) == 2 and document["heldout_rows"] == 240
+    assert document["together"]["pair_accuracy"] > 0.55
+    assert not (stages["rm"] / "checkpoints").exists() and not (stages["rm"] / "members").exists()
+
+
+def test_a_finished_member_is_not_trained_again(stages):
+    starts = [row["axis/step"] for row in metrics_of(stages["rm"]) if "train/loss" in row]
+    assert sorted(set(starts)) == list(range(1, 29))
+    assert starts.count(14) == 1  # the first member's last step
+
+
+def test_the_policy_tells_held_out_pairs_apart(stages):
+    held_out = series(stages["dpo"], "pref/heldout_accuracy")
+    assert held_out[0] == 0.5 and held_out[-1] > 0.5
+    assert (stages["dpo"] / "model" / "config.json").exists()
+
+
+def test_every_answer_is_scored_by_every_member_and_watched(stages):
+    spread, watched = (
+        series(stages["align"], f"reward/{n}") for n in ("parts/liked/members_std", "watch_mean")
+    )
+    assert len(spread) == len(watched) == 3
+    assert all(each > 0 for each in spread) and all(0 <= each <= 1 for each in watched)
+    assert len(series(stages["align"], "reward/parts/short")) == 3
+
+
+def test_the_critic_starts_from_the_ensembles_first_member(stages):
+    config = yaml.safe_load((stages["align"] / "config.yaml").read_text())
+    assert config["algorithm"]["settings"]["critic"] == "rm"
+    assert all(abs(each) < 100 for each in series(stages["align"], "train/value_loss"))
+
+
+def test_the_summary_speaks_of_pairs(workplace, stages):
+    shown = workplace.posttrain("status").stdout
+    assert "pairs right" in shown and "members agree" in shown
+
+
+def test_the_report_shows_them(workplace, stages):
+    done = workplace.posttrain("report")
+    assert done.returncode == 0, done.stderr
+    page = (Path(workplace.run_folder) / "report.html").read_text()
+    assert "Comparisons right" in page and "member 1, held out" in page
