@@ -3,8 +3,9 @@
     L = (Δ̄ - 1/(2β))²,  Δ̄ = (log π(w) - log π_ref(w))/|w| - (log π(l) - log π_ref(l))/|l|
 
 (Azar et al. 2023, arXiv 2310.12036, eq. 17, where β is τ. The paper's formula sums log-probs; its
-authors confirmed to TRL that they average over tokens.) Degenerate case: β is per token; one that
-suits DPO asks for a margin of 5 nats per token, which no policy near its reference has.
+authors confirmed to TRL that they average over tokens.) Degenerate case: β is per token. TRL's .1
+aims at 5 nats per token, more than a policy near its reference has: the pull never ends; 1 aims at
+half a nat.
 """
 
 from __future__ import annotations

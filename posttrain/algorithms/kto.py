@@ -5,7 +5,8 @@
 
 (Ethayarajh et al. 2024, arXiv 2402.01306, section 4.) A comparison gives one good and one bad
 answer. z is estimated over the whole optimiser batch, without gradient, on the chosen and rejected
-answers of each row's successor. Degenerate case: a batch of one row has no answer of another.
+answers of another row. Degenerate case: where all rows have one prompt, every answer belongs to
+it.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ differences are learnt: `centre` is c, which holds the scores around 0 (Eisenste
 arXiv 2312.09244). Degenerate case: what no comparison varies is scored by chance; members of an
 ensemble that differ in their heads and the order of rows disagree there, and the ensemble can tell.
 
-Defaults follow the ensembles of Coste et al. 2024 (arXiv 2310.02743) but for their 5 epochs: a
-second pass over comparisons overfits.
+The rate is that of the ensembles of Coste et al. 2024 (arXiv 2310.02743), who make five passes; one
+is the default of the stage, because more overfit.
 """
 
 from __future__ import annotations

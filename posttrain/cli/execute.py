@@ -246,7 +246,8 @@ def needed_bytes(plan: RunPlan) -> int:
     ]
     sizes = [sum(f.stat().st_size for f in m.glob("*.safetensors")) for m in models if m.is_dir()]
     largest = max([*sizes, SMALLEST_MODEL_BYTES])
-    return MARGIN_BYTES + len(trained) * CHECKPOINTED_COPIES * largest
+    members = sum(getattr(s.stage, "members", 1) - 1 for s in trained)  # each a model more
+    return MARGIN_BYTES + (len(trained) * CHECKPOINTED_COPIES + members) * largest
 
 
 def write_report_quietly(folder: RunFolder, screen: Screen) -> None:

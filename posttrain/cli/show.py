@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,20 +54,41 @@ def show(
 def _print_rows(plan: RunPlan, stage: str, planned: DataSpec, count: int) -> None:
     from posttrain.config.tasks import resolved
     from posttrain.model.chat import render_prompt, show_row
+    from posttrain.prompts.comparisons import COLUMNS
     from posttrain.prompts.decontamination import TrainingRows
 
     data = resolved(planned, plan.suites)
     tokenizer = _tokenizer(plan, stage)
     seed = plan[stage].seed
+    compares = "chosen" in getattr(plan[stage].stage, "needs", ())
+    needs = COLUMNS if compares else ("prompt",)
     for name in data.parts:
         only = data.model_copy(update={"mix": {name: data.mix[name]}}) if data.mix else data
-        for each in islice(TrainingRows(only, seed=seed, needs=("prompt",)), count):
+        for each in islice(TrainingRows(only, seed=seed, needs=needs), count):
+            place = f"{name}  " if data.mix else ""
+            place += f"{each.data.path}:{each.number}"
+            if compares:
+                _print_comparison(place, each.row, tokenizer)
+                continue
             if "completion" in each.row or "messages" in each.row:
                 shown = [(token.text, token.trained) for token in show_row(each.row, tokenizer)]
             else:
                 shown = [(render_prompt(each.row, tokenizer).text, False)]
-            part = f"{name}  " if data.mix else ""
-            _print_row(f"{part}{each.data.path}:{each.number}", shown)
+            _print_row(place, shown)
+
+
+def _print_comparison(place: str, row: Mapping[str, Any], tokenizer: Any) -> None:
+    """Both answers, a line each; or why there are none."""
+    from posttrain.model.chat import show_row
+    from posttrain.prompts.comparisons import comparison_of
+
+    found = comparison_of(row)
+    if isinstance(found, str):
+        print(f"{place}  no comparison: {found}")
+        return
+    for side, text in (("chosen", found.chosen), ("rejected", found.rejected)):
+        said = show_row({"prompt": found.prompt, "completion": text}, tokenizer)
+        _print_row(f"{place} {side}", [(token.text, token.trained) for token in said])
 
 
 def _print_row(place: str, tokens: list[tuple[str, bool]]) -> None:

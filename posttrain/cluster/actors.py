@@ -116,18 +116,19 @@ class RewardActor:
         from posttrain.reward.reward_models import EnsembleScorer
         from posttrain.reward.worker import RewardPool
 
+        self._tracker = unpacked(tracker)[0]
         if _was_restarted():
-            unpacked(tracker)[0].event("reward-worker-restarted")
+            self._tracker.event("reward-worker-restarted")
         self._trouble: PosttrainError | None = None
+        self._watch: RewardPool | None = None
         try:
-            self._judges = Judges(judges, Path(directory))
             self._ensembles = {name: EnsembleScorer(path) for name, path in ensembles.items()}
+            self._judges = Judges(judges, Path(directory))
         except PosttrainError as error:  # told to whoever asks for a score
             self._trouble = RewardBroken(error.message, help=error.help)
             return
         told = self._judges.settings(settings)
         self._pool = RewardPool(name, told, timeout_s, processes, memory_mb)
-        self._watch = None
         if watch is not None:
             told = self._judges.settings(watch.settings)
             self._watch = RewardPool(watch.name, told, timeout_s, processes, memory_mb)
@@ -150,10 +151,23 @@ class RewardActor:
         answers = [rollout.text for rollout in rollouts]
         found = self._pool.score(rows, answers)  # all at once: judges wait side by side
         if self._watch is not None:
-            seen = self._watch.score(rows, answers)
+            seen = self._watched(rows, answers)
             found = [_watched(*each) for each in zip(found, seen, strict=True)]
         outcomes = iter(found)
         return [_scoring(list(islice(outcomes, len(refs)))) for _, refs in groups]
+
+    def _watched(
+        self, rows: Sequence[Mapping[str, Any]], answers: Sequence[str]
+    ) -> list[Score | RewardBroken]:
+        """What the watching reward says. One that cannot be used ends no training: it is told."""
+        assert self._watch is not None
+        try:
+            return self._watch.score(rows, answers)
+        except RewardBroken as error:
+            self._tracker.event("watch-broken", message=error.message)
+            self._watch.close()
+            self._watch = None
+            return [error] * len(answers)
 
     def _with_scores(
         self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
@@ -172,6 +186,8 @@ class RewardActor:
         ]
 
     def close(self) -> None:
+        if self._trouble is not None:
+            return  # nothing was started, or it has ended
         self._pool.close()
         if self._watch is not None:
             self._watch.close()

@@ -99,7 +99,7 @@ class RayLauncher:
                 directory,
                 together=job.kind != "reward_model",
             )
-        return self._outcome(directory)
+        return self._outcome(directory, "reward_models" if job.kind == "reward_model" else "model")
 
     def put_together(self, job: OfflineJob, tracker: Tracker) -> None:
         self.call(put_together, job, tracker)
@@ -156,7 +156,9 @@ class RayLauncher:
     def _start_rewards(self, job: OnlineJob, tracker: Tracker) -> Any:
         reward, gpus = job.reward, sum(spec.gpus for spec in job.judges.values())
         gpus += 1 if job.ensembles and job.engine.gpus else 0
-        self._require_room("judges and reward models", 0, gpus)
+        # All at once: Ray would wait for ever for the last of them.
+        others = job.num_engines * job.engine.gpus + job.num_trainers * job.gpus_per_trainer
+        self._require_room("engines, trainers, judges and reward models", 0, others + gpus)
         return (
             ray.remote(RewardActor)
             .options(
@@ -247,11 +249,11 @@ class RayLauncher:
                     help="resources: {trainers: ...} of the stage, or a larger cluster",
                 )
 
-    def _outcome(self, directory: Path) -> str:
+    def _outcome(self, directory: Path, artifact: str = "model") -> str:
         stopped = directory / STOP_FILE
         if stopped.exists():
             stopped.unlink()
-            if not (directory / "model").exists():
+            if not (directory / artifact).exists():
                 return "stopped"
         return "done"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.cluster.train_workers import STOP_FILE, is_first_rank, use_threads
+from posttrain.cluster.train_workers import FAILURE_FILE, STOP_FILE, is_first_rank, use_threads
 from posttrain.ports import Tracker
 from posttrain.stages.jobs import OfflineJob
 
@@ -75,7 +75,8 @@ def _reward_model(job: OfflineJob, tracker: Tracker) -> None:
         pairs,
         share,
         tracker if share.rank == 0 else _OfMembers(tracker),
-        (directory / STOP_FILE).exists,
+        # Where one worker has failed the stage has: the others need not train on.
+        lambda: (directory / STOP_FILE).exists() or (directory / FAILURE_FILE).exists(),
         lambda member: CommittedFolders(directory / "checkpoints" / f"member-{member}"),
     )
     if outcome == "done" and share.ranks == 1:

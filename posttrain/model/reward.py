@@ -81,7 +81,7 @@ def packed_scores(
         hidden_TD = backbone(**packed).last_hidden_state[0]
     features_BD = hidden_TD[_last_tokens(token_ids_T, lengths, pad_id)]
     with torch.autocast(device.type, enabled=False):  # bf16 is coarse beside differences of scores
-        return model.score(features_BD.to(model.score.weight.dtype))[:, 0].float()
+        return nn.functional.linear(features_BD.float(), model.score.weight.float())[:, 0]
 
 
 def score_sequences(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from posttrain.config.document import Places
 from posttrain.config.pipeline import DataSpec, Suite
@@ -78,7 +79,7 @@ class DataChecker:
             for _, row in reader:
                 taken += 1
                 if len(different) < COUNTED_PROMPTS and (not data.take or taken <= data.take):
-                    different.add(hash(str(row.get("prompt"))))
+                    different.add(hash(_asked(row)))
         except InputError as error:
             return _Seen(error.problems)
         counted = reader.complete or bool(data.take and taken >= data.take)
@@ -99,6 +100,14 @@ class DataChecker:
         if not problem.file:
             return replace(problem, path=f"{key}.path", file=file, line=line)
         return replace(problem, path=f"→ {problem.place} {where}", file=file, line=line)
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    """What tells prompts apart: of a conversation, all that stands before its last answer."""
+    messages = row.get("messages")
+    if not messages:
+        return str(row.get("prompt"))
+    return str(messages[:-1] if messages[-1]["role"] == "assistant" else messages)
 
 
 def check_decontaminate(

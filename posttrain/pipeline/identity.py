@@ -76,9 +76,12 @@ def identity(
             config[key] = inputs[config[key]]
     if isinstance(stage, EvaluateStage):
         config["models"] = dict(inputs)
-    judges: set[str] = set()
+    judges: set[tuple[str, str]] = set()
     if isinstance(stage, OnlineRlStage):
-        judges = {named.stage for named in reward_stages(stage.reward)} & inputs.keys()
+        named = [each for each in reward_stages(stage.reward) if each.stage in inputs]
+        judges = {(str(each.keys[-1]), each.stage) for each in named}
+        if stage.stop_at_members_std is None:  # identities of stages without stay what they were
+            del config["stop_at_members_std"]
     for kind, (name, settings) in plugins.items():
         key = "method" if kind == "averaging" else kind
         counted_settings = _with_content(settings, inputs, judges)
@@ -107,18 +110,18 @@ def _parts_without_places(mix: Mapping[str, Any]) -> list[tuple[str, dict[str, A
 
 
 def _with_content(
-    settings: Mapping[str, Any], inputs: Mapping[str, str], judges: Collection[str] = ()
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    judges: Collection[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    """A plug-in's settings; where `critic` names a stage or a folder, or a judge one of `judges`,
-    what is there counts, and of the parts of a reward what their own files hold.
+    """A plug-in's settings; where `critic` names a stage or a folder, or a setting a stage that is
+    in `judges` (key, stage), what is there counts, and of the parts of a reward what their own
+    files hold.
     """
 
     def with_judge(block: dict[str, Any]) -> dict[str, Any]:
-        for key in ("stage", "ensemble"):
-            judge = block.get(key)
-            if isinstance(judge, str) and judge in judges:
-                return block | {key: inputs[judge]}
-        return block
+        changed = {key: inputs[stage] for key, stage in judges if block.get(key) == stage}
+        return block | changed
 
     found: dict[str, Any] = labelled(with_each_block(settings, with_judge))
     critic = found.get("critic")

@@ -33,7 +33,13 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
             pairs = planned.stage
             requests.append(
                 PreflightRequest(
-                    planned.name, "pairs", origin, pairs.data.model_dump(), pairs.max_tokens
+                    planned.name,
+                    "pairs",
+                    origin,
+                    pairs.data.model_dump(),
+                    pairs.max_tokens,
+                    algorithm=planned.plugins["algorithm"],
+                    budget_tokens=pairs.batch.tokens_per_micro_batch,
                 )
             )
         if isinstance(planned.stage, OnlineRlStage):

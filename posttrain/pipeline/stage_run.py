@@ -163,7 +163,7 @@ class StageRunner:
             "ended": None,
             "seconds": before["seconds"] if before else 0.0,
             "seed": planned.seed,
-            "steps": _num_steps(planned.stage),
+            "steps": _num_steps(planned.stage, self.plan.loaded.cluster.trainers),
             "step": None,
             "data": list(planned.data),
             "versions": versions(),
@@ -222,10 +222,11 @@ class StageRunner:
         self.event(f"stage-{state}", planned.name, seconds=manifest["seconds"])
 
 
-def _num_steps(stage: StageBase) -> int | None:
+def _num_steps(stage: StageBase, trainers: int) -> int | None:
     """Optimiser steps that the stage will count, where its file says so: of an ensemble those of
-    all members.
+    the first trainer's members.
     """
     steps: int | None = getattr(stage, "steps", None)
-    members = stage.members if isinstance(stage, RewardModelStage) else 1
-    return steps * members if steps else None
+    if steps and isinstance(stage, RewardModelStage):
+        return steps * -(-stage.members // (stage.resources.trainers or trainers))
+    return steps

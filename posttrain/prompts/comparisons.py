@@ -13,18 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.prompts.faults import OF_COMPARISONS
+from posttrain.prompts.faults import OF_COMPARISONS as COLUMNS
+from posttrain.prompts.faults import messages_fault
 
-COLUMNS = OF_COMPARISONS
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
-SAME, EMPTY, OTHER_PROMPTS, NO_PROMPT, NO_ANSWER = (
+SAME, EMPTY, OTHER_PROMPTS, NO_PROMPT, NO_ANSWER, NEITHER = (
     "both answers are the same",
     "an answer is empty",
     "the prompts of the two answers differ",
     "there is no prompt",
     "the last message is not the assistant's",
+    "`prompt`, `chosen` and `rejected` have to be texts or conversations",
 )
 """What makes a row no comparison."""
 
@@ -43,10 +44,27 @@ class Comparison:
 
 def comparison_of(row: Mapping[str, Any]) -> Comparison | str:
     """The comparison of a row, or what makes it none: one of the sentences above."""
-    chosen, rejected = row["chosen"], row["rejected"]
+    found = _sides(row)
+    if isinstance(found, str):
+        return found
+    prompt, other, chosen, rejected = found
+    if _compared(prompt) != _compared(other):
+        return OTHER_PROMPTS
+    if not chosen.strip() or not rejected.strip():
+        return EMPTY
+    if chosen == rejected:
+        return SAME
+    return Comparison(prompt, chosen, rejected)
+
+
+def _sides(row: Mapping[str, Any]) -> tuple[Any, Any, str, str] | str:
+    """(prompt of the chosen answer, of the rejected one, both answers); or why there are none."""
+    chosen, rejected, given = row["chosen"], row["rejected"], row.get("prompt")
+    if not all(_is_sound(each) for each in (chosen, rejected, given) if each is not None):
+        return NEITHER
     if isinstance(chosen, str) and isinstance(rejected, str):
-        if row.get("prompt") is not None:
-            return _checked(row["prompt"], row["prompt"], chosen, rejected)
+        if given is not None:
+            return (given, given, chosen, rejected) if _has_words(given) else NO_PROMPT
         sides = [_messages_of(each) for each in (chosen, rejected)]
     else:
         sides = [list(each) if not isinstance(each, str) else [] for each in (chosen, rejected)]
@@ -55,24 +73,26 @@ def comparison_of(row: Mapping[str, Any]) -> Comparison | str:
     if any(side[-1]["role"] != "assistant" for side in sides):
         return NO_ANSWER
     (*prompt, first), (*other, second) = sides
-    given = row.get("prompt")
     if not prompt and isinstance(given, str) and given.strip():
         prompt, other = [[{"role": "user", "content": given}]] * 2
     if not prompt:
         return NO_PROMPT
-    return _checked(prompt, other, first["content"], second["content"])
+    return prompt, other, first["content"], second["content"]
 
 
-def _checked(prompt: Any, other: Any, chosen: str, rejected: str) -> Comparison | str:
-    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-        return NO_PROMPT
-    if prompt != other:
-        return OTHER_PROMPTS
-    if not chosen.strip() or not rejected.strip():
-        return EMPTY
-    if chosen == rejected:
-        return SAME
-    return Comparison(prompt, chosen, rejected)
+def _is_sound(value: Any) -> bool:
+    return isinstance(value, str) or messages_fault(value) is None
+
+
+def _has_words(prompt: Any) -> bool:
+    return bool(prompt.strip()) if isinstance(prompt, str) else bool(prompt)
+
+
+def _compared(prompt: Any) -> Any:
+    """Of messages what is said, whatever else a data set notes beside it."""
+    if isinstance(prompt, str):
+        return prompt
+    return [(message["role"], message["content"]) for message in prompt]
 
 
 def _messages_of(transcript: str) -> list[dict[str, str]]:
@@ -93,18 +113,20 @@ def as_wanted(row: Mapping[str, Any], needs: Sequence[str]) -> dict[str, Any] | 
     """The row of a comparison with what it says as a prompt and a completion, where those are
     needed and it has none: the chosen answer is the completion. Any other row as it is.
 
-    A sentence where the row is no comparison.
+    A sentence where it does not say what is needed; what it says beside that does not matter.
     """
     lacks = [column for column in needs if column not in row and column not in COLUMNS]
     if not lacks or "messages" in row or not set(COLUMNS) <= row.keys():
         return dict(row)
-    found = comparison_of(row)
+    found = _sides(row)
     if isinstance(found, str):
         return found
-    if isinstance(found.prompt, str):
-        return {**row, "prompt": found.prompt, "completion": found.chosen}
-    answer = {"role": "assistant", "content": found.chosen}
-    return {**row, "messages": [*found.prompt, answer]}
+    prompt, _, chosen, _ = found
+    if "completion" in lacks and not chosen.strip():
+        return EMPTY
+    if isinstance(prompt, str):
+        return {**row, "prompt": prompt, "completion": chosen}
+    return {**row, "messages": [*prompt, {"role": "assistant", "content": chosen}]}
 
 
 def prompt_texts(row: Mapping[str, Any]) -> list[str]:

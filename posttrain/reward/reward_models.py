@@ -28,13 +28,12 @@ class EnsembleScorer:
     """
 
     def __init__(self, folder: str | Path, tokens_per_pass: int = TOKENS_PER_PASS) -> None:
+        folders = member_folders(folder)
         summary = json.loads((Path(folder) / ENSEMBLE).read_text())
         # Judges of the same process have the first devices; reward models are given one, the last.
         last = torch.cuda.device_count() - 1
         device = f"cuda:{last}" if last >= 0 else "cpu"
-        self._members = [
-            load_reward_model(path, None).to(device) for path in member_folders(folder)
-        ]
+        self._members = [load_reward_model(path, None).to(device) for path in folders]
         self._means_M = torch.tensor([each["mean"] for each in summary["members"]])
         self._stds_M = torch.tensor([each["std"] for each in summary["members"]])
         self._budget = tokens_per_pass

@@ -141,15 +141,18 @@ def _ensembles(stage: OnlineRlStage, context: StageContext, model_path: str) -> 
     """
     paths = {name: context.inputs[name].path for name in _named(stage, "reward_models")}
     own = vocabulary_fingerprint(model_path)
+    in_reward = {each.stage for each in reward_stages(stage.reward)}
     for name, path in paths.items():
         for member in member_folders(path):
-            if vocabulary_fingerprint(member) != own:
+            theirs = vocabulary_fingerprint(member)
+            if own and theirs and theirs != own:
+                key = "reward" if name in in_reward else "watch"
                 raise InputError(
                     Problem(
                         "other-tokenizer",
                         f"the reward models of `{name}` read other tokens than `{stage.model}` "
                         "writes: they have different tokenizers",
-                        path=f"stages.{context.name}.reward",
+                        path=f"stages.{context.name}.{key}",
                         help="train reward models that start from a model of the policy's family",
                     )
                 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.config.data import ResolvedData
 from posttrain.errors import InputError, Problem
 from posttrain.ports import PAIR, Said
+from posttrain.prompts import comparisons
 from posttrain.prompts.comparisons import COLUMNS, Comparison, comparison_of
 from posttrain.stages.context import context_length
 from posttrain.stages.questions import refuse_too_long
@@ -71,7 +72,10 @@ def render_pairs(
             if each.data.bad_rows == "refuse":
                 refused.append((each, found))
             continue
-        pair = RenderedPair(render.answers(found, own), f"{each.data.path}:{each.number}")
+        pair = RenderedPair(render.answers(found, own))
+        if pair.answers["chosen"] == pair.answers["rejected"]:  # once the template has trimmed them
+            faults[comparisons.SAME] += 1
+            continue
         longest = max(map(pair.length, pair.answers))
         if longest > limit:
             too_long.append((each, longest))
@@ -81,16 +85,31 @@ def render_pairs(
     if refused:
         raise InputError(_refused(refused))
     refuse_too_long("row-too-long", too_long, f"{limit} fit")
+    result = RenderedPairs(pairs, faults)
     if not pairs:
-        raise InputError(Problem("empty-data", "no comparison is left", file=spec.shown))
-    return RenderedPairs(pairs, faults)
+        why = f": {result.words}" if faults else ""
+        message = f"no comparison is left{why}"
+        raise InputError(Problem("empty-data", message, file=spec.shown))
+    _require_stops(pairs, render.tokenizer)
+    return result
+
+
+def _require_stops(pairs: Sequence[RenderedPair], tokenizer: Any) -> None:
+    """An answer that never ends teaches a policy not to stop."""
+    from posttrain.model.chat import RenderedRow, require_stops
+
+    rows = (
+        RenderedRow((*context, *answer), (0,) * len(context) + (1,) * len(answer), "")
+        for context, answer in (pair.answers["chosen"] for pair in pairs)
+    )
+    require_stops(list(rows)[:1000], tokenizer)
 
 
 class _Renderer:
     """Comparisons to ids, answer by answer."""
 
     def __init__(self, tokenizer: Any, revision_prompt: str) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._revision = revision_prompt
 
     def answers(
@@ -104,17 +123,17 @@ class _Renderer:
         for name, said in wanted.items():
             if said.after not in contexts:  # rendering is what reading rows costs
                 asked = row.prompt if said.after == "prompt" else self._with_draft(row, said.after)
-                ids = render_prompt({"prompt": asked}, self._tokenizer).token_ids
+                ids = render_prompt({"prompt": asked}, self.tokenizer).token_ids
                 contexts[said.after] = asked, ids
             prompt, context = contexts[said.after]
             text = row.chosen if said.answer == "chosen" else row.rejected
-            whole = render({"prompt": prompt, "completion": text}, self._tokenizer).token_ids
+            whole = render({"prompt": prompt, "completion": text}, self.tokenizer).token_ids
             found[name] = context, whole[len(context) :]
         return found
 
     def _with_draft(self, row: Comparison, draft: str) -> str | list[Mapping[str, str]]:
         text = row.chosen if draft == "chosen" else row.rejected
-        if isinstance(row.prompt, str) and not self._tokenizer.chat_template:
+        if isinstance(row.prompt, str) and not self.tokenizer.chat_template:
             return f"{row.prompt}{text}\n{self._revision}\n"  # no roles to tell apart
         asked = (
             [{"role": "user", "content": row.prompt}]

@@ -19,11 +19,12 @@ from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
 from posttrain.config.pipeline import OnlineRlStage, ScoredReward, Suite
 from posttrain.config.plugin import named_stages
-from posttrain.config.plugins import with_parts
+from posttrain.config.plugins import load_plugin, plugin_config, with_parts
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
 from posttrain.prompts.sources import MICROWORLD
 from posttrain.reward.examples import examples_of
 from posttrain.reward.protocol import failed_examples, require_ready
+from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.scoring import reward_pool
 from posttrain.stages.step_limits import check_step
@@ -54,6 +55,8 @@ class PreflightRequest:
     suite: Mapping[str, Any] | None = None
     reward: ScoredReward | None = None  # its files absolute
     place: str = ""
+    algorithm: PluginRef | None = None  # of a stage that learns from comparisons
+    budget_tokens: int = 0  # of its micro-batches
     online: OnlineRlStage | None = None  # of an online_rl stage, with where its keys stand
     places: Places | None = None
 
@@ -119,15 +122,22 @@ def _look_at_rows(request: PreflightRequest, folder: str) -> None:
 
 
 def _look_at_pairs(request: PreflightRequest, folder: str) -> None:
-    _compared(folder, json.dumps(_few(request)), request.max_tokens)
-
-
-@lru_cache(maxsize=1)
-def _compared(folder: str, data: str, max_tokens: int | None) -> None:
-    """Reward models and preferences often share their rows; `data` is a DataSpec as JSON."""
     from posttrain.stages.pair_rows import render_pairs
+    from posttrain.train.pairs import require_budget
 
-    render_pairs(folder, json.loads(data), max_tokens, 0)
+    assert request.algorithm is not None
+    module = load_plugin("algorithm", request.algorithm.name, request.algorithm.base_dir)
+    objective = module.objective(plugin_config(module, request.algorithm.settings))
+    found = render_pairs(
+        folder,
+        _few(request),
+        request.max_tokens,
+        0,
+        answers=objective.answers,
+        revision_prompt=objective.revision_prompt,
+    )
+    together = [said for said in objective.answers.values() if not said.detached]
+    require_budget(found.pairs, request.budget_tokens, len(together))
 
 
 def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
@@ -145,6 +155,8 @@ def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     if problems:
         raise InputError(problems)
     _look_at_first_rows(request.online.reward, prompts)
+    if request.online.watch is not None:
+        _look_at_first_rows(request.online.watch, prompts)
 
 
 def _look_at_first_rows(reward: ScoredReward, prompts: Sequence[Prompt]) -> None:

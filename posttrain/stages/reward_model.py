@@ -12,6 +12,8 @@ from posttrain.stages.offline_job import offline_job
 
 def run(stage: RewardModelStage, algorithm: PluginRef, context: StageContext) -> str:
     """Train; returns "done" or "stopped". More trainers than members would have nothing to do."""
+    if (context.directory / "reward_models").exists():  # its process was killed right after
+        return "done"
     job = offline_job("reward_model", stage, algorithm, context)
     trainers = min(job.num_trainers, stage.members)
     job = replace(job, members=stage.members, num_trainers=trainers)

@@ -108,8 +108,12 @@ def training_arguments(
     return common | dict(settings.objective.trainer_settings)
 
 
-def write_model(model: Any, settings: OfflineSettings, directory: Path, adapter: Path) -> None:
-    """A model folder, merged where adapters were trained; those go to the folder `adapter`."""
+def write_model(
+    model: Any, settings: OfflineSettings, directory: Path, adapter: Path | None = None
+) -> None:
+    """A model folder, merged where adapters were trained; those go to the folder `adapter`, if one
+    is given.
+    """
     merged = None
     if settings.lora is not None:
         # Off the device one by one: it may have no room for the model once more.
@@ -117,5 +121,5 @@ def write_model(model: Any, settings: OfflineSettings, directory: Path, adapter:
         merged = {name: value.cpu() for name, value in merged_parameters(model, dtype)}
     tokenizer = load_tokenizer(settings.model_path)
     save_model(model, tokenizer, directory, settings.precision, merged)
-    if settings.lora is not None:
+    if settings.lora is not None and adapter is not None:
         save_adapter(model, dict(adapter_matrices(model)), adapter)

@@ -35,12 +35,17 @@ class PairTrainer(StageTrainer):
 
     def micro_batches(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         room = self._budget // self.num_answers
-        number = len(group_by_length(longest_answers(inputs, self.num_answers), room))
-        if self.accelerator.num_processes > 1:  # TRL gathers metrics in each: all need as many
-            most = torch.tensor([number], device=self.args.device)
-            number = int(self.accelerator.gather(most).max())
-        for part, share in split_pairs(inputs, self._budget, self.num_answers, number):
+        lengths = longest_answers(inputs, self.num_answers)
+        groups = group_by_length(lengths, room, self._longest_of_all)
+        for part, share in split_pairs(inputs, groups, self.num_answers):
             yield {**part, SHARE: share}
+
+    def _longest_of_all(self, sizes: list[int]) -> list[int]:
+        """TRL gathers metrics of each micro-batch: all ranks need as many, of the same sizes."""
+        if self.accelerator.num_processes == 1:
+            return sizes
+        everyone = self.accelerator.gather(torch.tensor(sizes, device=self.args.device))
+        return [int(each) for each in everyone.view(-1, len(sizes)).max(dim=0).values]
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -177,11 +182,13 @@ class PreferenceTrainer(PairTrainer, DPOTrainer):
         plain = self.accelerator.unwrap_model(model)
         with torch.no_grad(), self.compute_loss_context_manager():
             index = {"row": torch.arange(len(reference_BS))}
-            for part, _ in split_pairs({**block, **index}, self._budget, number):
+            lengths = longest_answers(block, number)
+            groups = group_by_length(lengths, self._budget // number)
+            for part, _ in split_pairs({**block, **index}, groups, number):
                 rows = part.pop("row")
                 part = self._prepare_inputs(part)
                 logprobs_SB = self._logprobs(plain, part).view(number, -1)
-                ratios_BS[rows] = logprobs_SB.T.float().cpu() - reference_BS[rows].cpu()
+                ratios_BS[rows] = logprobs_SB.T.float() - reference_BS[rows]
         everyone = self.accelerator.gather(ratios_BS.to(self.args.device))
         return dict(zip(self.detached, everyone.T, strict=True))
 

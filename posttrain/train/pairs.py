@@ -7,13 +7,16 @@ as TRL's trainers want chosen and rejected ones. Tensors of one number per compa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from posttrain.errors import InputError, Problem
+from posttrain.train.offline import LARGEST_HOLDOUT
 
 Ids = tuple[int, ...]
 
@@ -22,11 +25,14 @@ Ids = tuple[int, ...]
 class RenderedPair:
     """One comparison as token ids.
 
-    Example: RenderedPair({"chosen": ((5, 3), (9, 1)), "rejected": ((5, 3), (8, 1))}, "pairs:7")
+    Example: RenderedPair({"chosen": ((5, 3), (9, 1)), "rejected": ((5, 3), (8, 1))})
     """
 
     answers: Mapping[str, tuple[Ids, Ids]]  # name -> (what stands before the answer, the answer)
-    place: str  # of the row, for people
+
+    @property
+    def prompt(self) -> Ids:
+        return self.answers["chosen"][0]
 
     def length(self, name: str) -> int:
         """Tokens of an answer with all that stands before it."""
@@ -34,25 +40,45 @@ class RenderedPair:
         return len(context) + len(answer)
 
 
-def rotated(pairs: Sequence[RenderedPair], borrowed: Mapping[str, str]) -> list[RenderedPair]:
-    """The pairs with more answers: those of each one's successor, after its own prompt.
-
-    `borrowed`: new name -> name of the successor's answer. The last pair's successor is the first.
+def hold_out_pairs(
+    pairs: Sequence[RenderedPair], count: int, seed: int
+) -> tuple[list[RenderedPair], list[RenderedPair]]:
+    """(pairs to train on, pairs held out): whole prompts are held out, in an order that the seed
+    gives, until that are `count` pairs or a fifth of all. So none is measured on a prompt that was
+    trained on.
     """
-    followers = [*pairs[1:], *pairs[:1]]
-    return [
-        RenderedPair(
-            {
-                **pair.answers,
-                **{
-                    new: (pair.answers["chosen"][0], follower.answers[name][1])
-                    for new, name in borrowed.items()
-                },
-            },
-            pair.place,
-        )
-        for pair, follower in zip(pairs, followers, strict=True)
-    ]
+    most = min(count, int(LARGEST_HOLDOUT * len(pairs)))
+    sizes = Counter(pair.prompt for pair in pairs)
+    prompts = sorted(sizes)
+    random.Random(f"{seed}/holdout").shuffle(prompts)
+    chosen: set[Ids] = set()
+    held = 0
+    for prompt in prompts:
+        if held + sizes[prompt] <= most:
+            chosen.add(prompt)
+            held += sizes[prompt]
+    training = [pair for pair in pairs if pair.prompt not in chosen]
+    return training, [pair for pair in pairs if pair.prompt in chosen]
+
+
+def with_mismatched(
+    pairs: Sequence[RenderedPair], borrowed: Mapping[str, str]
+) -> list[RenderedPair]:
+    """The pairs with answers that do not belong to them, after their own prompts.
+
+    `borrowed`: new name -> name of the answer to take, of the next pair with another prompt (of the
+    next one where there is no other). It is cut to the length that the longest pair has.
+    """
+    longest = max((pair.length(name) for pair in pairs for name in pair.answers), default=0)
+    found = []
+    for number, pair in enumerate(pairs):
+        following = (pairs[(number + step) % len(pairs)] for step in range(1, len(pairs)))
+        next_one = pairs[(number + 1) % len(pairs)]
+        other = next((each for each in following if each.prompt != pair.prompt), next_one)
+        room = longest - len(pair.prompt)
+        taken = {new: (pair.prompt, other.answers[n][1][:room]) for new, n in borrowed.items()}
+        found.append(RenderedPair({**pair.answers, **taken}))
+    return found
 
 
 def padded(sequences: Sequence[tuple[Ids, Ids]], pad_id: int) -> dict[str, Tensor]:
@@ -69,16 +95,15 @@ def padded(sequences: Sequence[tuple[Ids, Ids]], pad_id: int) -> dict[str, Tenso
 
 
 def split_pairs(
-    inputs: Mapping[str, Tensor], budget_tokens: int, num_answers: int, min_parts: int = 1
+    inputs: Mapping[str, Tensor], groups: Sequence[Sequence[int]], num_answers: int
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """(part, its share of the comparisons) of a padded batch, comparisons of like length together.
+    """(part, its share of the comparisons) of a padded batch, one for each group of comparisons.
 
-    A part holds `budget_tokens` at most, padding counted; columns that are padding only are cut
-    off. Raises InputError where one comparison exceeds the budget.
+    Columns that are padding only are cut off.
     """
     longest = longest_answers(inputs, num_answers)
     num_pairs = len(longest)
-    for members in group_by_length(longest, budget_tokens // num_answers, min_parts):
+    for members in groups:
         index = torch.tensor(members)
         width = max(longest[i] for i in members)
         rows = torch.cat([index + answer * num_pairs for answer in range(num_answers)])
@@ -103,29 +128,30 @@ def longest_answers(inputs: Mapping[str, Tensor], num_answers: int) -> list[int]
 
 
 def group_by_length(
-    lengths: Sequence[int], budget_tokens: int, min_groups: int = 1
+    lengths: Sequence[int],
+    budget_tokens: int,
+    longest_of_all: Callable[[list[int]], list[int]] = lambda sizes: sizes,
 ) -> list[list[int]]:
     """Indices in groups, longest first, such that a group's number times its longest is within the
-    budget; `min_groups` or more, as far as there are indices. Raises InputError where one alone is
-    over the budget.
+    budget. Raises InputError where one alone is not.
+
+    `longest_of_all` is handed the lengths, longest first, and gives the largest of all ranks at
+    each place: then every rank has groups of the same sizes.
 
     Example: lengths 9 2 4 3, budget 12 -> {9}, {4, 3, 2}.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    sizes = longest_of_all([lengths[i] for i in order])
     groups: list[list[int]] = []
     width = 0
-    for index in order:
+    for index, size in zip(order, sizes, strict=True):
         if groups and (len(groups[-1]) + 1) * width <= budget_tokens:
             groups[-1].append(index)
             continue
-        width = lengths[index]
+        width = size
         if width > budget_tokens:
-            raise InputError(too_long(width, budget_tokens))
+            raise InputError(over_budget(width, budget_tokens))
         groups.append([index])
-    while len(groups) < min(min_groups, len(lengths)):
-        largest = max(groups, key=len)
-        groups.append(largest[len(largest) // 2 :])
-        del largest[len(largest) // 2 :]
     return groups
 
 
@@ -133,10 +159,10 @@ def require_budget(pairs: Sequence[RenderedPair], budget_tokens: int, num_answer
     """A comparison that no micro-batch can hold is found before the first step."""
     longest = max((pair.length(name) for pair in pairs for name in pair.answers), default=0)
     if longest > budget_tokens // num_answers:
-        raise InputError(too_long(longest, budget_tokens // num_answers, num_answers))
+        raise InputError(over_budget(longest, budget_tokens // num_answers, num_answers))
 
 
-def too_long(length: int, room: int, num_answers: int = 1) -> Problem:
+def over_budget(length: int, room: int, num_answers: int = 1) -> Problem:
     return Problem(
         "micro-batch-too-small",
         f"one answer with its prompt has {length} tokens, a micro-batch has room for {room} of "

@@ -20,12 +20,11 @@ from posttrain.ports import CheckpointFolders, Tracker
 from posttrain.train.offline import (
     OfflineSettings,
     evaluate_every,
-    hold_out,
     training_arguments,
     write_model,
 )
 from posttrain.train.packing import allocate
-from posttrain.train.pairs import RenderedPair, require_budget, rotated
+from posttrain.train.pairs import RenderedPair, hold_out_pairs, require_budget, with_mismatched
 
 if TYPE_CHECKING:
     from posttrain.train.pair_trainer import PreferenceTrainer
@@ -52,8 +51,8 @@ def run_preference(
     names = [name for name, said in answers.items() if not said.detached]
     detached = [name for name, said in answers.items() if said.detached]
     borrowed = {name: said.answer for name, said in answers.items() if said.of_next}
-    training, heldout = hold_out(pairs, settings.holdout_rows, settings.seed)
-    training = rotated(training, borrowed) if borrowed else training
+    training, heldout = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
+    training = with_mismatched(training, borrowed) if borrowed else training
     model: Any = load_model(settings.model_path, "fp32")
     require_budget(training, settings.tokens_per_micro_batch, max(len(names), len(detached)))
     device = "cuda" if torch.cuda.is_available() else "cpu"

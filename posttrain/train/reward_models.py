@@ -28,11 +28,10 @@ from posttrain.ports import CheckpointFolders, Tracker
 from posttrain.train.offline import (
     OfflineSettings,
     evaluate_every,
-    hold_out,
     training_arguments,
     write_model,
 )
-from posttrain.train.pairs import RenderedPair, require_budget
+from posttrain.train.pairs import RenderedPair, hold_out_pairs, require_budget
 
 if TYPE_CHECKING:
     from posttrain.train.pair_trainer import MemberTrainer
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 MEMBERS = "members"  # folder of the stage
 SUMMARY = ENSEMBLE  # of a member, its own; of the artifact, all of them
 SCORES = "heldout_scores"  # of a member: of the chosen and the rejected answer of each row
+MEASURED_ROWS = 256  # to standardise by, where no row is held out
 NAMES = ("chosen", "rejected")
 
 
@@ -75,7 +75,7 @@ def train_members(
     Each member has checkpoints of its own (`checkpoints_of`), and goes on from the newest. Raises
     InputError (rows that do not fit), StageFailed (a loss, gradient or scores that are not finite).
     """
-    training, heldout = hold_out(pairs, settings.holdout_rows, settings.seed)
+    training, heldout = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
     require_budget(pairs, settings.tokens_per_micro_batch, len(NAMES))
     steps = settings.num_steps(len(training))
     for place, member in enumerate(share.mine):
@@ -104,7 +104,7 @@ def train_members(
         trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
         if trainer.state.global_step < trainer.state.max_steps:
             return "stopped"
-        _write_member(trainer.model, settings, heldout or training, folder, member, seed)
+        _write_member(trainer.model, settings, training, heldout, folder, member, seed)
         checkpoints.clear()
         del trainer  # the next one needs its room
         gc.collect()
@@ -128,8 +128,10 @@ def finish_ensemble(directory: Path, members: int, tracker: Tracker) -> Path:
         )
     summaries = [json.loads((folder / str(m) / SUMMARY).read_text()) for m in range(members)]
     scores_MN2 = torch.tensor([each.pop(SCORES) for each in summaries])
-    together = _together(scores_MN2, summaries)
-    tracker.log({f"rm/{name}": value for name, value in together.items()})
+    together = _together(scores_MN2, summaries) if scores_MN2.numel() else {}
+    if together:
+        steps = sum(each["steps"] for each in summaries)
+        tracker.log({f"rm/{name}": value for name, value in together.items()}, step=steps)
     document = {
         "schema": 1,
         "members": summaries,
@@ -214,17 +216,22 @@ def _make_trainer(
 def _write_member(
     model: Any,
     settings: OfflineSettings,
+    training: Sequence[RenderedPair],
     heldout: Sequence[RenderedPair],
     folder: Path,
     member: int,
     seed: int,
 ) -> None:
-    """The member's folder; what it says of held-out rows comes last, and makes it whole."""
-    write_model(model, settings, folder, folder / "adapter")
+    """The member's folder; what it says of held-out rows comes last, and makes it whole.
+
+    Where none are held out, mean and deviation are those of the first rows that it was trained on,
+    and nothing is said of how good it is.
+    """
+    write_model(model, settings, folder)
     # Of what was written: bf16 weights score otherwise than those they were made from.
     device = next(model.parameters()).device
     written = load_reward_model(folder, settings.precision).to(device)
-    scores_N2 = _scores(written, heldout, settings)
+    scores_N2 = _scores(written, heldout or training[:MEASURED_ROWS], settings)
     found = _of_member(scores_N2)
     if not torch.isfinite(scores_N2).all():
         raise StageFailed(
@@ -236,14 +243,17 @@ def _write_member(
             f"member {member} scores every answer alike: it has learnt nothing",
             help="a higher algorithm.lr, more steps, or other rows",
         )
-    summary = {
+    summary: dict[str, Any] = {
         "folder": str(member),
         "seed": seed,
         "mean": found["score_mean"],
         "std": found["score_std"],
-        **{name: found[name] for name in ("pair_accuracy", "margin", "calibration_error")},
-        SCORES: scores_N2.tolist(),  # for what the members say together
+        "steps": settings.num_steps(len(training)),
+        SCORES: [],
     }
+    if heldout:
+        summary |= {name: found[name] for name in ("pair_accuracy", "margin", "calibration_error")}
+        summary[SCORES] = scores_N2.tolist()  # for what the members say together
     _write_json(folder / SUMMARY, summary)
 
 

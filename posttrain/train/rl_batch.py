@@ -163,7 +163,9 @@ def _part_metrics(batch: TrainBatch) -> dict[str, float]:
     for scored in batch.groups:
         for score in scored.scores:
             for name, value in score.parts.items():
-                values.setdefault(name, []).append(value)
+                # Of an ensemble inside another reward too: it is what stages are stopped by.
+                is_spread = name.rpartition("/")[2] == MEMBERS_STD
+                values.setdefault(MEMBERS_STD if is_spread else name, []).append(value)
     metrics = {}
     for name, found in sorted(values.items()):
         if name.startswith(JUDGE_PART):

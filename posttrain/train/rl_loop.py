@@ -114,7 +114,8 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
                 _save(parts, step)
             saved = step
     if differing == DIFFERING_STEPS:
-        parts.tracker.event("stopped-early", step=step, text=_why_early(settings, metrics))
+        if parts.ranks.is_first:
+            parts.tracker.event("stopped-early", step=step, text=_why_early(settings, metrics))
     elif step < settings.num_steps:
         if saved < step:
             _save(parts, step)

@@ -97,7 +97,7 @@ def test_the_policy_tells_held_out_pairs_apart(stages):
 
 def test_every_answer_is_scored_by_every_member_and_watched(stages):
     spread, watched = (
-        series(stages["align"], f"reward/{n}") for n in ("parts/liked/members_std", "watch_mean")
+        series(stages["align"], f"reward/{n}") for n in ("members_std", "watch_mean")
     )
     assert len(spread) == len(watched) == 3
     assert all(each > 0 for each in spread) and all(0 <= each <= 1 for each in watched)

@@ -63,6 +63,8 @@ def test_transcripts():
             comparisons.OTHER_PROMPTS,
         ),
         ({"chosen": "\n\nHuman: q", "rejected": "\n\nHuman: q"}, comparisons.NO_ANSWER),
+        ({"prompt": 5, "chosen": "a", "rejected": "b"}, comparisons.NEITHER),
+        ({"chosen": ["a"], "rejected": ["b"]}, comparisons.NEITHER),
         ({"chosen": "Hi\n\nHuman: q\n\nAssistant: a", "rejected": "b"}, comparisons.NO_PROMPT),
     ],
 )
@@ -99,6 +101,21 @@ def test_a_comparison_gives_prompts_to_ask_and_answers_to_learn(tmp_path):
     asked = [row for _, row in read_rows(spec, needs=("prompt",))]
     assert asked[0]["messages"] == [USER, said("4")]  # asked is what stands before the answer
     assert asked[1] == texts
+
+
+def test_a_tie_still_has_a_prompt_to_ask_and_an_answer_to_learn(tmp_path):
+    row = {"chosen": [USER, said("4")], "rejected": [USER, said("4")]}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row))
+    spec = DataSpec(path=str(tmp_path / "pairs.jsonl"))
+    for needs in (("prompt",), ("prompt", "completion")):
+        assert [found["messages"] for _, found in read_rows(spec, needs=needs)] == [row["chosen"]]
+
+
+def test_what_a_data_set_notes_beside_messages_does_not_make_prompts_differ():
+    noted = [{**USER, "id": 1}, said("4")], [{**USER, "id": 2}, said("5")]
+    assert comparison_of(dict(zip(("chosen", "rejected"), noted, strict=True))) == Comparison(
+        noted[0][:1], "4", "5"
+    )
 
 
 def test_a_row_that_compares_nothing_gives_none(tmp_path):

@@ -39,5 +39,5 @@ def sorted_letters_are_better(model, count, seed=0, answers=PAIR, revision_promp
             continue
         row = Comparison(f"sort {text}=", ordered, text + rng.choice(["", "a", "bb"]))
         own = {name: said for name, said in answers.items() if not said.of_next}
-        pairs.append(RenderedPair(render.answers(row, own), f"rows:{len(pairs)}"))
+        pairs.append(RenderedPair(render.answers(row, own)))
     return pairs
