@@ -248,7 +248,7 @@ def test_the_model_that_judges_counts_and_what_it_costs_does_not() -> None:
 
     gated = {"judges": {"taste": {"reward": {"name": "judge", "settings": {"stage": "critic"}}}}}
     inputs = {"critic": "4f1c"}
-    found = _with_content(gated, inputs, {"critic"})
+    found = _with_content(gated, inputs, {("stage", "critic")})
     assert found["judges"]["taste"]["reward"]["settings"] == {"stage": "4f1c"}
     assert _with_content({"stage": "critic"}, inputs, set()) == {"stage": "critic"}
 
