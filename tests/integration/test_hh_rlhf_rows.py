@@ -46,14 +46,19 @@ def metrics_of(run, stage):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def events_of(run):
-    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+def events_of(run, stage):
+    (folder,) = (run / stage).iterdir()
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
-def test_rows_that_compare_nothing_are_counted(run):
-    told = [event for event in events_of(run) if event["name"] == "comparisons-left-out"]
-    assert {event["stage"] for event in told} == {"rm", "dpo"}
-    assert all("both answers are the same" in event["text"] for event in told)
+@pytest.mark.parametrize("stage", ["rm", "dpo"])
+def test_rows_that_compare_nothing_are_counted(run, stage):
+    (told,) = [each for each in events_of(run, stage) if each["name"] == "comparisons-left-out"]
+    assert "both answers are the same 12" in told["text"]
+    assert told["counts"] == {
+        "both answers are the same": 12,
+        "the prompts of the two answers differ": 1,
+    }
 
 
 def test_members_score_and_the_policy_moves(run):
