@@ -72,11 +72,7 @@ def run_preference(
     trainer.has_reference = has_reference
     measure = _heldout_metrics(model, settings, heldout, heldout_NS, has_reference)
     _add_callback(trainer, measure if heldout else None, settings, len(training), stop_asked)
-    latest = checkpoints.latest()
-    if latest is not None:
-        tracker.event("restored", step=int(latest.name.rpartition("-")[2]))
-    trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
-    if trainer.state.global_step < trainer.state.max_steps:
+    if not trainer.go_on():
         return "stopped"
     if trainer.is_world_process_zero():
         model.config, model.generation_config = configs  # without what TRL changed for training

@@ -98,11 +98,7 @@ def train_members(
             stop_asked,
             checkpoints,
         )
-        latest = checkpoints.latest()
-        if latest is not None:
-            tracker.event("restored", step=place * steps + int(latest.name.rpartition("-")[2]))
-        trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
-        if trainer.state.global_step < trainer.state.max_steps:
+        if not trainer.go_on():
             return "stopped"
         _write_member(trainer.model, settings, training, heldout, folder, member, seed)
         checkpoints.clear()

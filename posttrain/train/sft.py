@@ -52,11 +52,7 @@ def run_sft(
         add_adapters(model, settings.lora, settings.seed)
     configs = copy.deepcopy((model.config, model.generation_config))
     trainer = _make_trainer(model, settings, training, heldout, tracker, stop_asked, checkpoints)
-    latest = checkpoints.latest()
-    if latest is not None:
-        tracker.event("restored", step=int(latest.name.rpartition("-")[2]))
-    trainer.train(resume_from_checkpoint=None if latest is None else str(latest))
-    if trainer.state.global_step < trainer.state.max_steps:
+    if not trainer.go_on():
         return "stopped"
     if trainer.is_world_process_zero():
         model.config, model.generation_config = configs  # without what TRL changed for training

@@ -50,6 +50,15 @@ class StageTrainer(Trainer):
         self._logged_at = time.monotonic()
         super().__init__(*args, **kwargs)
 
+    def go_on(self) -> bool:
+        """Train from the newest checkpoint, or from the start; False where a stop came first."""
+        latest = self._checkpoints.latest()
+        if latest is not None:
+            made = int(latest.name.rpartition("-")[2])
+            self._tracker.event("restored", step=self._steps_before + made)
+        self.train(resume_from_checkpoint=None if latest is None else str(latest))
+        return bool(self.state.global_step >= self.state.max_steps)
+
     # -- what each trainer says for itself ------------------------------------------------------
 
     def micro_batches(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
