@@ -101,6 +101,12 @@ def srpo(
     return (1.0 - revision_share) * policy_B.square() + revision_share * revision_B
 
 
+def pairs_right(margins_B: Tensor) -> float:
+    """Share of comparisons with a positive margin; one of 0 is right half the time."""
+    _check(margins_B=margins_B)
+    return float(_right(margins_B).mean())
+
+
 def calibration_error(margins_B: Tensor, bins: int = 10) -> float:
     """Expected calibration error of a reward model on comparisons: by how much σ(margin), what it
     says of its being right, differs from how often it is, over equally wide bins of confidence
@@ -112,10 +118,14 @@ def calibration_error(margins_B: Tensor, bins: int = 10) -> float:
     _check(margins_B=margins_B)
     margins_B = margins_B.double()
     confidence_B = torch.sigmoid(margins_B.abs())
-    right_B = torch.where(margins_B == 0, 0.5, (margins_B > 0).double())
+    right_B = _right(margins_B)
     bin_B = ((confidence_B - 0.5) * 2 * bins).long().clamp(max=bins - 1)
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_B, confidence_B - right_B)
     return float(gaps.abs().sum() / len(margins_B))
+
+
+def _right(margins_B: Tensor) -> Tensor:
+    return torch.where(margins_B == 0, 0.5, (margins_B > 0).double())
 
 
 def _log_odds(mean_logprob_B: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from posttrain import ops
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.model.packed import packed_forward
@@ -271,10 +272,8 @@ def _heldout_metrics(
         means_N2 = found_N2 / lengths_N2.clamp(min=1)
         rewards_N2 = found_N2 - reference_N2 if has_reference else means_N2
         margins_N = rewards_N2[:, 0] - rewards_N2[:, 1]
-        # What is equally likely is right by chance half the time: before the first step, all.
-        right_N = torch.where(margins_N == 0, 0.5, (margins_N > 0).float())
         return {
-            "pref/heldout_accuracy": float(right_N.mean()),
+            "pref/heldout_accuracy": ops.preferences.pairs_right(margins_N),
             "pref/heldout_margin": float(margins_N.mean()),
             "pref/heldout_chosen_logprob_per_token": float(means_N2[:, 0].mean()),
             "pref/heldout_rejected_logprob_per_token": float(means_N2[:, 1].mean()),

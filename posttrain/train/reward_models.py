@@ -150,7 +150,7 @@ def _together(scores_MN2: Tensor, summaries: Sequence[dict[str, Any]]) -> dict[s
     mean_N2 = standardised_MN2.mean(dim=0)
     margin_N = mean_N2[:, 0] - mean_N2[:, 1]
     return {
-        "pair_accuracy": _accuracy(margin_N),
+        "pair_accuracy": ops.preferences.pairs_right(margin_N),
         "margin": float(margin_N.mean()),
         "calibration_error": ops.preferences.calibration_error(margins_MN.mean(dim=0)),
         "agreement_share": ops.ensembles.pair_agreement(margins_MN),
@@ -256,16 +256,12 @@ def _write_member(
 def _of_member(scores_N2: Tensor) -> dict[str, float]:
     margins_N = scores_N2[:, 0] - scores_N2[:, 1]
     return {
-        "pair_accuracy": _accuracy(margins_N),
+        "pair_accuracy": ops.preferences.pairs_right(margins_N),
         "margin": float(margins_N.mean()),
         "calibration_error": ops.preferences.calibration_error(margins_N),
         "score_mean": float(scores_N2.double().mean()),
         "score_std": float(scores_N2.double().std(unbiased=False)),
     }
-
-
-def _accuracy(margins_N: Tensor) -> float:
-    return float(torch.where(margins_N == 0, 0.5, (margins_N > 0).double()).mean())
 
 
 def _scores(model: Any, pairs: Sequence[RenderedPair], settings: OfflineSettings) -> Tensor:
