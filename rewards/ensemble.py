@@ -38,15 +38,24 @@ class Config(StrictModel):
     `uwo_weight` times their variance."""
     uwo_weight: float = Field(default=0.5, ge=0)
     """λ of uwo."""
+    members: int | None = Field(default=None, gt=0)
+    """Only the first so many members score, to see what an ensemble is worth: 1 is a single reward
+    model. All of them where not given."""
 
 
 def score(row: Mapping[str, Any], completion: str, config: Config) -> Score:
     """The combined score. Raises RewardBroken where there is none, or a member's is not finite."""
-    members = row.get(SCORES_COLUMN, {}).get(config.ensemble)
-    if not members:
+    scores = row.get(SCORES_COLUMN, {}).get(config.ensemble)
+    if not scores:
         raise RewardBroken(
             f"there are no scores of `{config.ensemble}`",
-            help="reward models score in online_rl stages",
+            help="reward models score in online_rl, generate and best_of_n stages",
+        )
+    members = scores[: config.members]
+    if config.members is not None and len(members) < config.members:
+        raise RewardBroken(
+            f"`{config.ensemble}` has {len(scores)} members, and {config.members} are asked for",
+            help=f"members: {len(scores)}, or leave it out",
         )
     for number, value in enumerate(members):
         if not math.isfinite(value):

@@ -142,6 +142,9 @@ weights would learn at that rate. Give it `critic_lr`, or put it on the policy's
 something else. A reward_model stage leaves `reward_models/`: a folder per member, each a
 sequence-classification model of one label, and reward_models.json with what each says of held-out
 comparisons.""",
+    "pool-too-small": """Best of n is estimated from a pool of answers to the same prompt, without
+drawing again: n can be no more than the pool holds. Answers that a reward broke on are not in
+it.""",
     "other-tokenizer": """Reward models score the tokens that the policy wrote. Models of different
 families number their tokens differently, so what one writes is gibberish to the other. Train the
 reward models from a model of the policy's own family: the same `sft` stage is usual.""",

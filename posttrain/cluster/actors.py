@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, RewardBroken
 from posttrain.ports import CoordinatorPort, EngineSpec, Tracker
-from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob, PluginRef
+from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob, PluginRef, ScoringJob
 from posttrain.track.spans import Span
 from posttrain.types import (
     SCORES_COLUMN,
@@ -35,6 +35,9 @@ from posttrain.types import (
     SyncReport,
     WeightVersion,
 )
+
+if TYPE_CHECKING:
+    from posttrain.reward.worker import RewardPool
 
 # Sequences that an engine is given per place: those beyond wait in its own queue, so that no place
 # stands empty between a report and the next work.
@@ -95,26 +98,10 @@ class EngineActor:
 class RewardActor:
     """Scores answers in killable child processes of its own."""
 
-    def __init__(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        timeout_s: float,
-        processes: int,
-        memory_mb: int,
-        judges: Mapping[str, EngineSpec],
-        ensembles: Mapping[str, str],
-        watch: PluginRef | None,
-        directory: str,
-        tracker: bytes,
-    ) -> None:
-        """`judges`: models of stages that judge here; `ensembles`: folders of reward models that
-        score here, by stage; `watch`: a reward that is noted beside the first; `directory`: the
-        stage's, for judges' logs; `tracker`: packed.
-        """
+    def __init__(self, job: ScoringJob, tracker: bytes) -> None:
+        """`tracker`: packed."""
         from posttrain.cluster.judges import Judges
         from posttrain.reward.reward_models import EnsembleScorer
-        from posttrain.reward.worker import RewardPool
 
         self._tracker = unpacked(tracker)[0]
         if _was_restarted():
@@ -122,16 +109,20 @@ class RewardActor:
         self._trouble: PosttrainError | None = None
         self._watch: RewardPool | None = None
         try:
-            self._ensembles = {name: EnsembleScorer(path) for name, path in ensembles.items()}
-            self._judges = Judges(judges, Path(directory))
+            self._ensembles = {name: EnsembleScorer(path) for name, path in job.ensembles.items()}
+            self._judges = Judges(job.judges, Path(job.directory))
         except PosttrainError as error:  # told to whoever asks for a score
             self._trouble = RewardBroken(error.message, help=error.help)
             return
-        told = self._judges.settings(settings)
-        self._pool = RewardPool(name, told, timeout_s, processes, memory_mb)
-        if watch is not None:
-            told = self._judges.settings(watch.settings)
-            self._watch = RewardPool(watch.name, told, timeout_s, processes, memory_mb)
+        self._pool = self._started(job, job.reward)
+        if job.watch is not None:
+            self._watch = self._started(job, job.watch)
+
+    def _started(self, job: ScoringJob, reward: PluginRef) -> RewardPool:
+        from posttrain.reward.worker import RewardPool
+
+        told = self._judges.settings(reward.settings)
+        return RewardPool(reward.name, told, job.timeout_s, job.processes, job.memory_mb)
 
     def score_many(self, groups: Sequence[tuple[Prompt, Sequence[RolloutRef]]]) -> list[Scoring]:
         """One entry per group. Raises RewardBroken where the reward cannot be used at all.
@@ -141,20 +132,26 @@ class RewardActor:
         """
         from posttrain.rollout.journal import read_rollout
 
-        if self._trouble is not None:
-            raise self._trouble
         prompts = [prompt for prompt, refs in groups for _ in refs]
         rollouts = [
             read_rollout(ref, "", prompt.token_ids) for prompt, refs in groups for ref in refs
         ]
+        outcomes = iter(self.score_answers(prompts, rollouts))
+        return [_scoring(list(islice(outcomes, len(refs)))) for _, refs in groups]
+
+    def score_answers(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
+    ) -> list[Score | RewardBroken]:
+        """One entry per answer. Raises RewardBroken where the reward cannot be used at all."""
+        if self._trouble is not None:
+            raise self._trouble
         rows = self._with_scores(prompts, rollouts)
         answers = [rollout.text for rollout in rollouts]
         found = self._pool.score(rows, answers)  # all at once: judges wait side by side
         if self._watch is not None:
             seen = self._watched(rows, answers)
             found = [_watched(*each) for each in zip(found, seen, strict=True)]
-        outcomes = iter(found)
-        return [_scoring(list(islice(outcomes, len(refs)))) for _, refs in groups]
+        return found
 
     def _watched(
         self, rows: Sequence[Mapping[str, Any]], answers: Sequence[str]

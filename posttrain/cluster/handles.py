@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from posttrain.cluster import calls
-from posttrain.errors import PosttrainError, ProcessDied, StageFailed
+from posttrain.errors import PosttrainError, ProcessDied, RewardBroken, StageFailed
 from posttrain.track.spans import Span, SpanBuffer
 from posttrain.types import (
     Directive,
@@ -23,6 +23,7 @@ from posttrain.types import (
     Rollout,
     RolloutRef,
     Sampling,
+    Score,
     Scoring,
     StoredBatch,
     SyncReport,
@@ -74,6 +75,21 @@ class RewardHandle:
             LONGEST_CALL_S,
             f"the reward worker to score {len(groups)} group(s)",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerHandle:
+    """The same actor, for whoever has the answers at hand: blocking calls."""
+
+    actor: Any
+
+    def score(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
+    ) -> list[Score | RewardBroken]:
+        reference = self.actor.score_answers.remote(prompts, rollouts)
+        what = f"the reward worker to score {len(rollouts)} answers"
+        found: list[Score | RewardBroken] = calls.get(reference, LONGEST_CALL_S, what)
+        return found
 
 
 class RewardCalls:

@@ -20,6 +20,7 @@ from posttrain.cluster.handles import (
     CoordinatorHandle,
     EngineHandle,
     RewardHandle,
+    ScorerHandle,
     TrackerHandle,
 )
 from posttrain.cluster.offline_stages import put_together
@@ -34,7 +35,7 @@ from posttrain.cluster.train_workers import (
 )
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.ports import EngineSpec, Tracker
-from posttrain.stages.jobs import JOURNALS, OfflineJob, OnlineJob
+from posttrain.stages.jobs import JOURNALS, OfflineJob, OnlineJob, ScoringJob
 
 TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
 COORDINATOR_RESTARTS = 3  # of one stage
@@ -84,6 +85,16 @@ class RayLauncher:
         with self._pool.lease(spec, count) as lease:
             yield lease.handles
 
+    @contextmanager
+    def scorer(
+        self, job: ScoringJob, tracker: Tracker, other_gpus: int = 0
+    ) -> Iterator[ScorerHandle]:
+        actor = self._start_rewards(job, other_gpus, tracker)
+        try:
+            yield ScorerHandle(actor)
+        finally:
+            ray.kill(actor)
+
     def prewarm(self, spec: EngineSpec, count: int) -> None:
         self._pool.prewarm(spec, count)
 
@@ -108,7 +119,8 @@ class RayLauncher:
         directory = Path(job.directory)
         tracker.event("waiting", text=f"starting {job.num_engines} engine(s) and the trainer")
         (directory / JOURNALS).mkdir(exist_ok=True)
-        rewards = self._start_rewards(job, tracker)
+        others = job.num_engines * job.engine.gpus + job.num_trainers * job.gpus_per_trainer
+        rewards = self._start_rewards(job.scoring, others, tracker)
         try:
             with self._pool.lease(job.engine, job.num_engines) as lease:
                 self._train_online(job, lease, rewards, tracker)
@@ -153,12 +165,11 @@ class RayLauncher:
         finally:
             self._end_coordinator(coordinator, crew)
 
-    def _start_rewards(self, job: OnlineJob, tracker: Tracker) -> Any:
-        reward, gpus = job.reward, sum(spec.gpus for spec in job.judges.values())
-        gpus += 1 if job.ensembles and job.engine.gpus else 0
+    def _start_rewards(self, job: ScoringJob, other_gpus: int, tracker: Tracker) -> Any:
+        """`other_gpus`: of what runs beside it."""
+        gpus = job.gpus + sum(spec.gpus for spec in job.judges.values())
         # All at once: Ray would wait for ever for the last of them.
-        others = job.num_engines * job.engine.gpus + job.num_trainers * job.gpus_per_trainer
-        self._require_room("engines, trainers, judges and reward models", 0, others + gpus)
+        self._require_room("engines, trainers, judges and reward models", 0, other_gpus + gpus)
         return (
             ray.remote(RewardActor)
             .options(
@@ -167,18 +178,7 @@ class RayLauncher:
                 max_restarts=-1,
                 max_task_retries=REWARD_RETRIES,
             )
-            .remote(
-                reward.name,
-                reward.settings,
-                job.reward_timeout_s,
-                job.reward_processes,
-                job.reward_memory_mb,
-                job.judges,
-                job.ensembles,
-                job.watch,
-                job.directory,
-                packed(tracker),
-            )
+            .remote(job, packed(tracker))
         )
 
     def _end_coordinator(self, coordinator: Any, crew: EngineCrew) -> None:
@@ -272,6 +272,9 @@ class RayLauncher:
         finally:
             with self._lock:
                 del self._running[stage]
+
+    def stop_asked(self) -> bool:
+        return self._stop_asked
 
     def request_stop(self) -> None:
         """Ask every trainer to save what it has and end."""

@@ -20,6 +20,8 @@ class DataSpec(StrictModel):
 
     path: str = ""
     """`microworld/NAME`, a .jsonl, .jsonl.gz, .parquet or .csv file, a folder, or a hub name."""
+    stage: str | None = None
+    """In place of `path`: a `generate` stage, whose selected rows these are."""
     name: str | None = None
     """Configuration of a hub data set (`main` of openai/gsm8k)."""
     split: str = "train"
@@ -36,7 +38,8 @@ class DataSpec(StrictModel):
     take: int | None = Field(default=None, gt=0)
     """Only the first so many rows."""
     flip_labels: float = Field(default=0.0, ge=0.0, le=0.5)
-    """Micro-world preferences only: the share of comparisons with the wrong winner."""
+    """The share of comparisons in which the two answers change places, to see what wrong labels
+    do."""
     mix: dict[str, Annotated[DataSpec, _SHORT]] = Field(default_factory=dict)
     """In place of `path`: data sets by names of yours, read one after the other; each row's column
     `source` is the name of its part."""
@@ -57,7 +60,9 @@ class DataSpec(StrictModel):
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataSpec:
-        if not self.path and not self.mix:
+        if self.path and self.stage:
+            raise Contradiction("`stage` beside `path`", "one of the two")
+        if not self.path and not self.stage and not self.mix:
             raise Contradiction("`path` is missing", sentences(type(self))["path"], "missing-key")
         beside = [f"`{key}`" for key in _OF_ONE if getattr(self, key) != _default(key)]
         if self.mix and beside:
@@ -69,9 +74,11 @@ class DataSpec(StrictModel):
 
     @property
     def parts(self) -> dict[str, DataSpec]:
-        """The data sets to read, in order, by what their rows are called: names, else the path."""
+        """The data sets to read, in order, by what their rows are called: names, else the path or
+        the stage.
+        """
         if not self.mix:
-            return {self.path: self}
+            return {self.path or str(self.stage): self}
         if self.decontaminate is None:
             return self.mix
         whole = {"decontaminate": self.decontaminate}
@@ -83,7 +90,7 @@ class DataSpec(StrictModel):
     @property
     def shown(self) -> str:
         """`rows.jsonl`, or `gsm8k + ifeval`."""
-        return self.path or " + ".join(self.mix)
+        return self.path or self.stage or " + ".join(self.mix)
 
 
 _OF_ONE = tuple(key for key in DataSpec.model_fields if key not in ("mix", "decontaminate"))
@@ -98,10 +105,13 @@ Data = Annotated[DataSpec, _SHORT]
 
 
 class ResolvedData(DataSpec):
-    """Data as it travels to the process that reads it: with the questions of the suites it names.
+    """Data as it travels to the process that reads it: with the questions of the suites and the
+    files of the stages that it names.
 
     Wherever a stage is written down, it is a DataSpec like any other, without them.
     """
 
     questions: dict[str, dict[str, DataSpec]] = Field(default_factory=dict)
     """Suite: task: where its questions come from."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """`generate` stage: the file with its selected rows."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from posttrain.config.answers import GenerateStage, OverOptimisationStage
 from posttrain.config.offline import OfflineStage
 from posttrain.config.pipeline import OnlineRlStage, Stage
 from posttrain.config.stage_base import StageBase
@@ -16,6 +17,9 @@ STAGE_CLASSES: dict[str, type[StageBase]] = {
     get_args(each.model_fields["kind"].annotation)[0]: each for each in get_args(get_args(Stage)[0])
 }
 """Stage classes by the word behind `kind:`."""
+
+WITH_DATA = (OfflineStage, OnlineRlStage, GenerateStage, OverOptimisationStage)
+"""Classes of stages that read rows."""
 
 TRAINED_KINDS = tuple(
     kind for kind, each in STAGE_CLASSES.items() if issubclass(each, OfflineStage | OnlineRlStage)
@@ -27,6 +31,9 @@ SHORT_FORMS = {
     "algorithm": "name",
     "reward": "name",
     "watch": "name",
+    "scored_by": "name",
+    "gold": "name",
+    "select": "name",
     "method": "name",
     "suite": "use",
     "staleness": "max",
@@ -36,9 +43,10 @@ SHORT_FORMS = {
 EXCLUSIVE = {
     "steps": ("epochs",),
     "epochs": ("steps",),
-    "path": ("from_scratch", "mix"),
+    "path": ("from_scratch", "mix", "stage"),
     "from_scratch": ("path",),
-    "mix": ("path",),
+    "mix": ("path", "stage"),
+    "stage": ("path", "mix"),
 }
 """Keys that say the same thing in two ways: the one set last takes the place of the others."""
 
@@ -46,6 +54,9 @@ PLUGIN_KINDS = {
     "algorithm": "algorithm",
     "reward": "reward",
     "watch": "reward",
+    "scored_by": "reward",
+    "gold": "reward",
+    "select": "selection",
     "method": "averaging",
 }
 """Which sort of plug-in stands behind a key."""

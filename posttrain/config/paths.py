@@ -95,12 +95,12 @@ def _of_block(block: dict[str, Any], prefix: str) -> Iterator[tuple[Any, Any, st
     algorithm = block.get("algorithm")
     if isinstance(algorithm, dict) and is_folder(str(algorithm.get("critic", ""))):
         yield algorithm, "critic", join(prefix, "algorithm", "critic")
-    for key in PLUGIN_KINDS:
+    for key, kind in PLUGIN_KINDS.items():
         plugin = block.get(key)
         if isinstance(plugin, dict) and is_file_name(str(plugin.get("name", ""))):
             yield from _present(plugin, "name", join(prefix, key))
-    if isinstance(block.get("reward"), dict):
-        yield from _python_files(block["reward"], join(prefix, "reward"))
+        if isinstance(plugin, dict) and kind == "reward":
+            yield from _python_files(plugin, join(prefix, key))
 
 
 def _python_files(block: Any, prefix: str) -> Iterator[tuple[Any, Any, str]]:

@@ -10,27 +10,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from posttrain.config.answers import (
+    AnswerSampling,
+    BestOfNStage,
+    GenerateStage,
+    OverOptimisationStage,
+    ScoredReward,
+)
 from posttrain.config.data import Data, DataSpec
 from posttrain.config.lora import Lora
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
-from posttrain.config.plugin import Plugin, RewardPlugin
+from posttrain.config.plugin import Plugin
 from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import Contradiction, StrictModel, short_form
-
-PROCESS_MEMORY_MB = 4096  # of a process that scores, unless a file says otherwise
-
-
-class ScoredReward(RewardPlugin):
-    """A reward, and how the processes that score with it are held to their limits."""
-
-    timeout_s: float | None = Field(default=None, gt=0)
-    """A verifier that takes longer for an answer is killed; the answer is retried, then dropped and
-    counted. Empty: 10, or 300 where a part of the reward asks something outside."""
-    processes: int = Field(default=1, gt=0)
-    """Processes that score side by side. Texts and numbers need one; programs that are run, or
-    expressions that are worked out, take tens of milliseconds each and want more."""
-    process_memory_mb: int = Field(default=PROCESS_MEMORY_MB, gt=0)
-    """Address space of a verifier's process; one that wants more is broken, not wrong."""
 
 
 class TaskSpec(StrictModel):
@@ -51,6 +43,11 @@ class TaskSpec(StrictModel):
         if data.decontaminate:
             raise Contradiction(
                 "questions are what rows are compared with", "`decontaminate` in a stage's data"
+            )
+        if data.stage:
+            raise Contradiction(
+                "a suite is asked of every model, and no stage comes before all of them",
+                "path: the file or data set with the questions",
             )
         return data
 
@@ -168,15 +165,6 @@ class OffPolicy(StrictModel):
     """Each token's own weight, or the geometric mean over its answer on all of its tokens."""
 
 
-class RlSampling(StrictModel):
-    """How the engines sample."""
-
-    temperature: float = Field(default=1.0, gt=0.0)
-    """Trainer log-probs are taken at the same temperature."""
-    max_new_tokens: int = Field(default=256, gt=0)
-    """Token limit of one answer; what reaches it is cut and counted."""
-
-
 class RewardSpec(ScoredReward):
     """The reward: a file in rewards/, your own, or several combined."""
 
@@ -239,7 +227,7 @@ class OnlineRlStage(StageBase):
     """With `filter_no_signal`: most groups left out per step, in batches; more are trained on."""
     heldout: Heldout | None = None
     """`{prompts: 64, every: 10}`: `reward/heldout_mean` while training goes on."""
-    sampling: RlSampling = RlSampling()
+    sampling: AnswerSampling = AnswerSampling()
     """Temperature and token limit."""
     checkpoint_every: int = Field(default=20, gt=0)
     """Steps between two checkpoints; a crash costs at most so many steps of training."""
@@ -290,6 +278,9 @@ Stage = Annotated[
     | SftStage
     | RewardModelStage
     | PreferenceStage
+    | GenerateStage
+    | BestOfNStage
+    | OverOptimisationStage
     | OnlineRlStage
     | AverageStage
     | EvaluateStage,

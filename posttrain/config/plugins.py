@@ -1,7 +1,7 @@
 """Finding plug-ins by name and holding them to their contracts.
 
-A plug-in is one Python file: an algorithm, a reward or an averaging method. `grpo` is one that
-ships, `./my_reward.py` a file of your own, `my_package.my_reward` an installed module.
+A plug-in is one Python file: an algorithm, a reward, an averaging method or a selection. `grpo` is
+one that ships, `./my_reward.py` a file of your own, `my_package.my_reward` an installed module.
 """
 
 from __future__ import annotations
@@ -33,19 +33,21 @@ from posttrain.config.suggest import closest, did_you_mean
 from posttrain.config.wording import problems_of
 from posttrain.errors import InputError, Problem
 
-Kind = Literal["algorithm", "reward", "averaging"]
+Kind = Literal["algorithm", "reward", "averaging", "selection"]
 Mode = Literal["online", "offline"]
 
 PACKAGES = {
     "algorithm": "posttrain.algorithms",
     "reward": "posttrain.rewards",
     "averaging": "posttrain.averaging",
+    "selection": "posttrain.selection",
 }
 CONTRACTS: dict[str, tuple[str, ...]] = {
     "online": ("Config", "NEEDS", "advantages", "loss"),
     "offline": ("Config", "NEEDS", "objective"),
     "reward": ("Config", "score", "gold", "bad"),
     "averaging": ("Config", "average"),
+    "selection": ("Config", "COLUMNS", "select"),
 }
 """What a plug-in's file has to hold; algorithms are online or offline."""
 

@@ -27,6 +27,9 @@ _PLUGIN_FIELDS: dict[str, dict[str, tuple[str, str | None]]] = {
         "reward": ("reward", None),
         "watch": ("reward", None),
     },
+    "GenerateStage": {"scored_by": ("reward", None), "select": ("selection", None)},
+    "BestOfNStage": {"scored_by": ("reward", None), "gold": ("reward", None)},
+    "OverOptimisationStage": {"gold": ("reward", None)},
     "AverageStage": {"method": ("averaging", None)},
     "TaskSpec": {"reward": ("reward", None)},
 }
@@ -36,6 +39,10 @@ _REWARD_KEYS = {
     ("OnlineRlStage", "reward"): "RewardSpec",
     ("OnlineRlStage", "watch"): "ScoredReward",
     ("TaskSpec", "reward"): "ScoredReward",
+    ("GenerateStage", "scored_by"): "ScoredReward",
+    ("BestOfNStage", "scored_by"): "ScoredReward",
+    ("BestOfNStage", "gold"): "ScoredReward",
+    ("OverOptimisationStage", "gold"): "ScoredReward",
 }
 """Whose keys stand beside a reward's settings."""
 

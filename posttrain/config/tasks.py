@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from posttrain.config.answers import ScoredReward
 from posttrain.config.data import ResolvedData
-from posttrain.config.pipeline import DataSpec, ScoredReward, Suite, TaskSpec
+from posttrain.config.pipeline import DataSpec, Suite, TaskSpec
 
 _SKILLS = ("copy", "reverse", "sort", "count")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from posttrain.config.answers import GenerateStage, OverOptimisationStage
 from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.pipeline import Cluster, EvaluateStage, OnlineRlStage, Pipeline
 from posttrain.config.tasks import suite_tasks
@@ -23,6 +24,12 @@ def describe(
         return f"{name}: {_online_rl(stage, cluster, greedy)}"
     if isinstance(stage, SftStage | PreferenceStage | RewardModelStage):
         return f"{name}: {_offline(stage, stage.batch.rows, rows)}"
+    if isinstance(stage, GenerateStage):
+        return f"{name}: {_generate(stage, rows)}"
+    if isinstance(stage, OverOptimisationStage):
+        models, prompts = len(stage.models) + 1, stage.prompts
+        total = count(models * prompts, "answer")
+        return f"{name}: {count(models, 'model')} × {count(prompts, 'prompt')} = {total}"
     if isinstance(stage, EvaluateStage) and stage.suite.use in pipeline.suites:
         return f"{name}: {_evaluate(stage, pipeline)}"
     return ""
@@ -79,6 +86,15 @@ def _offline(stage: OfflineStage, batch: int, rows: int | None) -> str:
     return (
         f"{per_step}; {most}{count(trained, noun)}{held_out} × {passes} = {count(steps, 'step')}"
         f"{members}"
+    )
+
+
+def _generate(stage: GenerateStage, rows: int | None) -> str:
+    samples = stage.samples_per_prompt
+    if rows is None:
+        return f"{count(samples, 'answer')} to each prompt of {stage.data.shown}"
+    return (
+        f"{count(rows, 'prompt')} × {count(samples, 'sample')} = {count(rows * samples, 'answer')}"
     )
 
 

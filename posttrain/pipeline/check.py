@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from posttrain.config.document import Places, join, show_path
-from posttrain.config.keys import PLUGIN_KINDS
+from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline, Suite
@@ -24,6 +24,7 @@ from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.pipeline.arithmetic import describe
 from posttrain.pipeline.check_algorithms import check_algorithm, stage_needs
+from posttrain.pipeline.check_answers import check_answers, check_rows_of_stages
 from posttrain.pipeline.check_cluster import check_cluster
 from posttrain.pipeline.check_data import DataChecker, check_decontaminate
 from posttrain.pipeline.check_models import check_model
@@ -136,7 +137,7 @@ class _Checker:
                     help = "give the judge an endpoint, or let it judge in an online_rl stage"
                     if named.makes == "reward_models":
                         message = f"`{named.stage}` scores, and a suite has no reward models"
-                        help = "let it score in an online_rl stage, as `reward` or as `watch`"
+                        help = "let it score in an online_rl, generate or best_of_n stage"
                     self.add("bad-value", message, join(key, "reward", *named.keys), help)
         for task in suite.tasks:
             if task not in suite_tasks(suite):
@@ -170,10 +171,11 @@ class _Checker:
         if isinstance(stage, OfflineStage) and name in self.plugins:
             problem = wrong_objective(name, stage, self.loaded.base_dir, self.places)
             self.problems += [problem] if problem else []
-        if isinstance(stage, OfflineStage | OnlineRlStage):
+        if isinstance(stage, WITH_DATA):
             needs = stage.needs if isinstance(stage, OfflineStage) else ("prompt",)
             found = self.data.check(stage.data, f"{prefix}.data", needs, f"(stage {name})", name)
             self.problems += found
+            self.problems += check_rows_of_stages(name, stage.data, needs, self.loaded)
             self.problems += check_decontaminate(
                 stage.data, f"{prefix}.data", self.pipeline.suites, self.places
             )
@@ -183,6 +185,7 @@ class _Checker:
         if isinstance(stage, EvaluateStage) and stage.suite.use not in self.pipeline.suites:
             help = did_you_mean(stage.suite.use, self.pipeline.suites, "suites here:")
             self.add("unknown-suite", f"no suite `{stage.suite.use}`", f"{prefix}.suite.use", help)
+        self.problems += check_answers(name, stage, self.loaded)
         self.problems += check_model(stage, prefix, self.places)
 
     def _check_plugin(

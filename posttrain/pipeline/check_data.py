@@ -67,6 +67,8 @@ class DataChecker:
         return self._seen[cached]
 
     def _look(self, data: DataSpec, needs: Sequence[str]) -> _Seen:
+        if data.stage is not None:
+            return _Seen()  # not there yet
         if data.path.startswith("microworld/"):
             return _look_at_microworld(data, needs)
         if is_hub_name(data.path):

@@ -12,8 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.answers import OverOptimisationStage
 from posttrain.config.critic import is_folder
-from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage
+from posttrain.config.keys import PLUGIN_KINDS
+from posttrain.config.pipeline import EvaluateStage, ModelStage
 from posttrain.config.plugin import with_each_block
 from posttrain.config.plugins import labelled, plugin_label, reward_stages
 from posttrain.config.stage_base import StageBase
@@ -28,9 +30,11 @@ UNCOUNTED = (
     "batch.tokens_per_micro_batch",
     "checkpoint_every",
     "logprob_check_every",
-    "reward.timeout_s",
-    "reward.processes",
-    "reward.process_memory_mb",
+    *(
+        f"{key}.{setting}"
+        for key in ("reward", "scored_by", "gold")
+        for setting in ("timeout_s", "processes", "process_memory_mb")
+    ),
     "reference",
     # seen, never trained on
     "watch",
@@ -50,7 +54,7 @@ BY_CONTENT = (
 """Dotted keys that say where something lies: a fingerprint of what lies there counts instead, and
 of the parts of a mixture their names, their order and what else each says."""
 
-INPUTS = ("model", "models", "pre", "post")
+INPUTS = ("model", "models", "pre", "post", "samples")
 """Keys that name stages: the identity of the stage counts in place of its name."""
 
 
@@ -68,20 +72,18 @@ def identity(
 
     `plugins` holds name and *complete* settings by kind, so that a default changed in code counts.
     `inputs` are the identities of the stages needed, by name; names themselves do not count, except
-    in an evaluation, whose result is by name. `seed` is the one that the stage gets.
+    where the result is by name. `seed` is the one that the stage gets.
     """
     config = stage.model_dump(mode="json")
     for key in INPUTS:
         if isinstance(config.get(key), str):
             config[key] = inputs[config[key]]
-    if isinstance(stage, EvaluateStage):
+    if isinstance(stage, EvaluateStage | OverOptimisationStage):
         config["models"] = dict(inputs)
-    judges: set[tuple[str, str]] = set()
-    if isinstance(stage, OnlineRlStage):
-        named = [each for each in reward_stages(stage.reward) if each.stage in inputs]
-        judges = {(str(each.keys[-1]), each.stage) for each in named}
-        if stage.stop_at_members_std is None:  # identities of stages without stay what they were
-            del config["stop_at_members_std"]
+    judges = _stages_that_judge(stage, inputs)
+    if config.get("stop_at_members_std", 0) is None:  # stages without stay what they were
+        del config["stop_at_members_std"]
+    _name_data_stages(config.get("data") or {}, inputs)
     for kind, (name, settings) in plugins.items():
         key = "method" if kind == "averaging" else kind
         counted_settings = _with_content(settings, inputs, judges)
@@ -101,6 +103,26 @@ def identity(
     }
     canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _stages_that_judge(stage: StageBase, inputs: Mapping[str, str]) -> set[tuple[str, str]]:
+    """(key, stage) of settings of the stage's rewards that name a stage."""
+    rewards = [
+        reward
+        for key, kind in PLUGIN_KINDS.items()
+        if kind == "reward" and key not in UNCOUNTED
+        if (reward := getattr(stage, key, None)) is not None
+    ]
+    named = [each for reward in rewards for each in reward_stages(reward)]
+    return {(str(each.keys[-1]), each.stage) for each in named if each.stage in inputs}
+
+
+def _name_data_stages(data: dict[str, Any], inputs: Mapping[str, str]) -> None:
+    """Of a stage whose rows are read the identity; without one the key says nothing."""
+    for block in (data, *(data.get("mix") or {}).values()):
+        stage = block.pop("stage", None)
+        if stage is not None:
+            block["stage"] = inputs[stage]
 
 
 def _parts_without_places(mix: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

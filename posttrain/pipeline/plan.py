@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 
 from posttrain.config.data import ResolvedData
-from posttrain.config.keys import PLUGIN_KINDS
+from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
 from posttrain.config.load import LoadedPipeline
-from posttrain.config.offline import OfflineStage
-from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline, Suite
+from posttrain.config.pipeline import EvaluateStage, Pipeline, Suite
 from posttrain.config.plugins import complete_settings
 from posttrain.config.stage_base import StageBase
 from posttrain.config.tasks import resolved, suite_tasks, task_spec
@@ -175,14 +174,16 @@ def _counted(stage: StageBase, base_dir: Path | str) -> dict[str, tuple[str, Map
 
 
 def _fingerprints(stage: StageBase) -> list[str]:
-    if isinstance(stage, OfflineStage | OnlineRlStage):
-        return [data_fingerprint(part) for part in stage.data.parts.values()]
+    """Of each part of its data; of a stage's rows the identity of that stage counts instead."""
+    if isinstance(stage, WITH_DATA):
+        parts = stage.data.parts.values()
+        return ["" if part.stage else data_fingerprint(part) for part in parts]
     return []
 
 
 def _with_questions(stage: StageBase, suites: Mapping[str, Suite]) -> StageBase:
     """The stage; its data knows the questions of the suites that `decontaminate` names."""
-    if isinstance(stage, OfflineStage | OnlineRlStage):
+    if isinstance(stage, WITH_DATA):
         return stage.model_copy(update={"data": resolved(stage.data, suites)})
     return stage
 
@@ -197,10 +198,10 @@ def _left_out(stage: StageBase) -> list[str]:
 
 
 def _data(stage: StageBase, fingerprints: list[str]) -> tuple[Mapping[str, str], ...]:
-    if not isinstance(stage, OfflineStage | OnlineRlStage):
+    if not isinstance(stage, WITH_DATA):
         return ()
     return tuple(
-        {"path": part.path, "fingerprint": fingerprint}
+        {"path": part.path or f"rows of {part.stage}", "fingerprint": fingerprint}
         for part, fingerprint in zip(stage.data.parts.values(), fingerprints, strict=True)
     )
 

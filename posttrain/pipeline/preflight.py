@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
+from posttrain.config.answers import BestOfNStage, GenerateStage, OverOptimisationStage
+from posttrain.config.data import DataSpec
+from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
+from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.pipeline import AverageStage, ModelStage, OnlineRlStage
 from posttrain.config.stage_base import StageBase
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.pipeline.plan import RunPlan
 from posttrain.pipeline.results import asked_suites
 from posttrain.stages.preflight import Origin, PreflightRequest
+
+REWARD_KEYS = tuple(key for key, kind in PLUGIN_KINDS.items() if kind == "reward")
 
 
 def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
@@ -22,6 +27,15 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
                 suites.setdefault(name, origin)
         if planned.kept or origin is None:
             continue
+        for key in REWARD_KEYS:
+            reward = getattr(planned.stage, key, None)
+            if reward is not None:
+                place = f"stages.{planned.name}.{key}"
+                requests.append(
+                    PreflightRequest(planned.name, "reward", reward=reward, place=place)
+                )
+        if any(part.stage for part in _parts(planned.stage)):
+            continue  # its rows are not there yet
         if isinstance(planned.stage, SftStage):
             stage = planned.stage
             requests.append(
@@ -55,20 +69,35 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
                     places=plan.loaded.places,
                 )
             )
+        if isinstance(planned.stage, GenerateStage):
+            asked = planned.stage
             requests.append(
                 PreflightRequest(
                     planned.name,
-                    "reward",
-                    reward=rl.reward,
-                    place=f"stages.{planned.name}.reward",
+                    "prompts",
+                    origin,
+                    asked.data.model_dump(),
+                    asked.sampling.max_new_tokens,
+                    reward=asked.scored_by,
                 )
             )
-            if rl.watch is not None:
-                place = f"stages.{planned.name}.watch"
-                requests.append(
-                    PreflightRequest(planned.name, "reward", reward=rl.watch, place=place)
+        if isinstance(planned.stage, OverOptimisationStage):
+            sweep = planned.stage
+            requests.append(
+                PreflightRequest(
+                    planned.name,
+                    "prompts",
+                    origin,
+                    sweep.data.model_dump(),
+                    sweep.max_new_tokens,
+                    reward=sweep.gold,
                 )
+            )
     return requests + _suite_requests(plan, suites)
+
+
+def _parts(stage: StageBase) -> list[DataSpec]:
+    return list(stage.data.parts.values()) if isinstance(stage, WITH_DATA) else []
 
 
 def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[PreflightRequest]:
@@ -89,8 +118,10 @@ def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[Preflight
 def origin_of(plan: RunPlan, stage: StageBase) -> Origin | None:
     """The `model` stage that a stage's model descends from; None where there is no single one."""
     while not isinstance(stage, ModelStage):
-        if isinstance(stage, OfflineStage | OnlineRlStage):
+        if isinstance(stage, WITH_DATA):
             stage = plan[stage.model].stage
+        elif isinstance(stage, BestOfNStage):
+            stage = plan[stage.samples].stage
         elif isinstance(stage, AverageStage):
             stage = plan[stage.post].stage
         else:

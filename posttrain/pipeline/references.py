@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from posttrain.config.answers import BestOfNStage, OverOptimisationStage
 from posttrain.config.critic import names_a_stage
 from posttrain.config.document import Places, join
-from posttrain.config.keys import STAGE_CLASSES
-from posttrain.config.offline import OfflineStage
+from posttrain.config.keys import PLUGIN_KINDS, STAGE_CLASSES, WITH_DATA
 from posttrain.config.pipeline import AverageStage, EvaluateStage, OnlineRlStage, Pipeline, Suite
 from posttrain.config.plugins import reward_stages
 from posttrain.config.stage_base import StageBase
 from posttrain.config.suggest import closest
 from posttrain.errors import Problem
 
-_ARTICLES = {"model": "a model", "reward_models": "reward models", "measurements": "measurements"}
+_ARTICLES = {
+    "model": "a model",
+    "reward_models": "reward models",
+    "dataset": "rows",
+    "measurements": "measurements",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +62,29 @@ class Findings:
 def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iterator[Reference]:
     """Every stage that this one names in a key that makes an edge."""
     prefix = f"stages.{name}"
-    if isinstance(stage, OfflineStage | OnlineRlStage):
+    if isinstance(stage, WITH_DATA):
         yield Reference(f"{prefix}.model", stage.model)
+        parts = {f"data.mix.{name}": part for name, part in stage.data.mix.items()}
+        for key, part in (parts or {"data": stage.data}).items():
+            if part.stage is not None:
+                yield Reference(f"{prefix}.{key}.stage", part.stage, "dataset")
     if isinstance(stage, OnlineRlStage):
         critic = stage.algorithm.settings.get("critic")
         if isinstance(critic, str) and names_a_stage(critic):
             yield Reference(f"{prefix}.algorithm.critic", critic, or_wants="reward_models")
-        for key, reward in (("reward", stage.reward), ("watch", stage.watch)):
-            for named in reward_stages(reward) if reward else ():
-                yield Reference(join(prefix, key, *named.keys), named.stage, named.makes)
+    if isinstance(stage, BestOfNStage):
+        yield Reference(f"{prefix}.samples", stage.samples, "dataset")
+    for key, kind in PLUGIN_KINDS.items():
+        reward = getattr(stage, key, None) if kind == "reward" else None
+        for named in reward_stages(reward) if reward is not None else ():
+            yield Reference(join(prefix, key, *named.keys), named.stage, named.makes)
     if isinstance(stage, AverageStage):
         yield Reference(f"{prefix}.pre", stage.pre)
         yield Reference(f"{prefix}.post", stage.post)
-    elif isinstance(stage, EvaluateStage):
+    if isinstance(stage, EvaluateStage | OverOptimisationStage):
         for index, model in enumerate(stage.models):
             yield Reference(f"{prefix}.models.{index}", model)
+    if isinstance(stage, EvaluateStage):
         suite = suites.get(stage.suite.use)
         if suite is not None and suite.tax_since is not None:
             yield Reference(f"suites.{stage.suite.use}.tax_since", suite.tax_since)
@@ -105,7 +118,8 @@ def add_unknown(
     makers = _makers(produced, reference.wants, but=name)
     near = closest(reference.target, makers)
     wanted = _ARTICLES[reference.wants]
-    help = f"did you mean `{near}`?" if near else f"stages that make {wanted}: {', '.join(makers)}"
+    there = f"stages that make {wanted}: {', '.join(makers)}" if makers else ""
+    help = f"did you mean `{near}`?" if near else there or f"no stage here makes {wanted}"
     findings.add("unknown-stage", f"no stage `{reference.target}`", reference.key, help)
 
 
@@ -119,5 +133,6 @@ def add_wrong_type(
     made = _ARTICLES[str(produced[target])]
     wanted = _ARTICLES[reference.wants]
     message = f"needs {wanted}, `{target}`{where} makes {made}"
-    help = f"stages that make {wanted}: {', '.join(_makers(produced, reference.wants))}"
+    makers = ", ".join(_makers(produced, reference.wants))
+    help = f"stages that make {wanted}: {makers}" if makers else f"no stage here makes {wanted}"
     findings.add("wrong-reference", message, reference.key, help)

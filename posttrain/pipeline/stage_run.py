@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import yaml
 
+from posttrain.config.answers import BestOfNStage, GenerateStage, OverOptimisationStage
+from posttrain.config.keys import WITH_DATA
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage, OnlineRlStage
 from posttrain.config.stage_base import StageBase
@@ -19,8 +21,20 @@ from posttrain.errors import InputError, Interrupted, PosttrainError, StageFaile
 from posttrain.pipeline.plan import PlannedStage, RunPlan
 from posttrain.pipeline.provenance import git_state, machine, versions
 from posttrain.pipeline.store import RunFolder, StageFolder, read_json, write_json
-from posttrain.stages import average, evaluate, model, online_rl, preference, reward_model, sft
+from posttrain.stages import (
+    average,
+    best_of_n,
+    evaluate,
+    generate,
+    model,
+    online_rl,
+    over_optimisation,
+    preference,
+    reward_model,
+    sft,
+)
 from posttrain.stages.context import StageContext
+from posttrain.stages.dataset import ROWS_FILE
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.measure import Evaluator
 from posttrain.types import Artifact
@@ -78,7 +92,7 @@ class StageRunner:
         self._end(planned, folder, manifest, None)
 
     def _dispatch(self, planned: PlannedStage, context: StageContext) -> str:
-        stage = planned.stage
+        stage = _with_files(planned.stage, context.inputs)
         plugins = planned.plugins
         if isinstance(stage, ModelStage):
             outcome = model.run(stage, context)
@@ -94,6 +108,16 @@ class StageRunner:
             return online_rl.run(
                 stage, plugins["algorithm"], plugins["reward"], plugins.get("watch"), context
             )
+        if isinstance(stage, GenerateStage):
+            return generate.run(stage, plugins.get("scored_by"), plugins["select"], context)
+        if isinstance(stage, BestOfNStage):
+            result = best_of_n.run(stage, plugins["scored_by"], plugins["gold"], context)
+            write_json(context.directory / "measurements.json", result)
+            return "done"
+        if isinstance(stage, OverOptimisationStage):
+            result = over_optimisation.run(stage, plugins["gold"], context)
+            write_json(context.directory / "measurements.json", result)
+            return "done"
         if isinstance(stage, AverageStage):
             return average.run(stage, plugins["method"], context)
         if isinstance(stage, EvaluateStage):
@@ -215,11 +239,21 @@ class StageRunner:
             manifest["artifact"] = {"type": artifact.type, "path": name}
             if planned.stage.produces == "measurements":
                 document = read_json(folder.path / "measurements.json") or {}
-                manifest["metrics"] = {"models": document.get("models", {})}
+                if "models" in document:
+                    manifest["metrics"] = {"models": document["models"]}
         folder.write_manifest(manifest)
         if state == "done":  # its model folder holds what is needed from here on
             shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
         self.event(f"stage-{state}", planned.name, seconds=manifest["seconds"])
+
+
+def _with_files(stage: StageBase, inputs: Mapping[str, Artifact]) -> StageBase:
+    """The stage; its data knows the files of the stages whose rows it reads."""
+    if not isinstance(stage, WITH_DATA):
+        return stage
+    named = {part.stage for part in stage.data.parts.values() if part.stage is not None}
+    files = {name: str(Path(inputs[name].path) / ROWS_FILE) for name in named}
+    return stage.model_copy(update={"data": stage.data.model_copy(update={"files": files})})
 
 
 def _num_steps(stage: StageBase, trainers: int) -> int | None:

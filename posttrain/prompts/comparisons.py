@@ -129,6 +129,13 @@ def as_wanted(row: Mapping[str, Any], needs: Sequence[str]) -> dict[str, Any] | 
     return {**row, "messages": [*prompt, {"role": "assistant", "content": chosen}]}
 
 
+def turned_round(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison's row with the wrong winner; any other row as it is."""
+    if not set(COLUMNS) <= row.keys():
+        return dict(row)
+    return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+
+
 def prompt_texts(row: Mapping[str, Any]) -> list[str]:
     """What the user says in a comparison's row; nothing where it is none."""
     found = comparison_of(row)

@@ -144,7 +144,7 @@ def user_texts(row: Mapping[str, Any]) -> list[str]:
 
 def questions_fingerprint(questions: Mapping[str, DataSpec]) -> str:
     """Sixteen hex digits that change when other rows may overlap; names of tasks do not count."""
-    places = {"path", "name", "split", "revision", "mix", "decontaminate"}
+    places = {"path", "stage", "name", "split", "revision", "mix", "decontaminate"}
     parts = sorted(
         f"{data_fingerprint(spec)} {spec.model_dump_json(exclude=places)}"
         for spec in questions.values()

@@ -46,6 +46,10 @@ class EnsembleScorer:
         return ops.ensembles.standardised(raw_MB, self._means_M, self._stds_M)
 
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """[B][M] as plain numbers."""
-        found: list[list[float]] = self.standardised(sequences).T.tolist()
-        return found
+        """[B][M] as plain numbers. What occurs several times is scored once: samples of one prompt
+        often agree, and scores depend on nothing else.
+        """
+        once = list(dict.fromkeys(map(tuple, sequences)))
+        found: list[list[float]] = self.standardised(once).T.tolist()
+        place = {sequence: index for index, sequence in enumerate(once)}
+        return [found[place[tuple(sequence)]] for sequence in sequences]

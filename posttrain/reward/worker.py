@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from posttrain.config.pipeline import PROCESS_MEMORY_MB
+from posttrain.config.answers import PROCESS_MEMORY_MB
 from posttrain.config.plugins import is_file_name
 from posttrain.errors import PosttrainError, RewardBroken
 from posttrain.reward.wire import HEADER, Broken, Ready, Setup, frame

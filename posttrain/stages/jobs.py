@@ -27,6 +27,21 @@ class PluginRef:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoringJob:
+    """What scores answers, ready to be started."""
+
+    reward: PluginRef
+    timeout_s: float
+    processes: int
+    memory_mb: int  # of each process
+    judges: Mapping[str, EngineSpec]  # by the stage whose model judges
+    ensembles: Mapping[str, str]  # folder by the stage whose reward models score
+    gpus: int  # of each reward model's process; judges have their own
+    directory: str  # the stage's: judges' logs lie there
+    watch: PluginRef | None = None  # a reward that is noted beside the first
+
+
+@dataclass(frozen=True, slots=True)
 class OnlineJob:
     """One online-RL stage, ready to run."""
 
@@ -34,13 +49,7 @@ class OnlineJob:
     directory: str  # the stage's folder, absolute
     model_path: str  # trained model's start, and the reference
     algorithm: PluginRef
-    reward: PluginRef
-    reward_timeout_s: float
-    reward_processes: int
-    reward_memory_mb: int  # of each process
-    judges: Mapping[str, EngineSpec]  # by the stage whose model judges
-    ensembles: Mapping[str, str]  # folder by the stage whose reward models score
-    watch: PluginRef | None  # a reward that is scored, never trained on
+    scoring: ScoringJob
     stop_at_members_std: float | None  # how far an ensemble's members may differ
     reward_scale: float
     prompts: tuple[Prompt, ...]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from posttrain.errors import RewardBroken
 from posttrain.ports import EngineSpec, Tracker
-from posttrain.stages.jobs import OfflineJob, OnlineJob
-from posttrain.types import Prompt, Rollout, Sampling
+from posttrain.stages.jobs import OfflineJob, OnlineJob, ScoringJob
+from posttrain.types import Prompt, Rollout, Sampling, Score
 
 
 class LeasedEngine(Protocol):
@@ -25,6 +26,16 @@ class LeasedEngine(Protocol):
         ...
 
     def load_model_folder(self, path: str) -> None: ...
+
+
+class Scorer(Protocol):
+    """What scores answers, in a process of its own: a blocking call."""
+
+    def score(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
+    ) -> list[Score | RewardBroken]:
+        """One entry per answer. Raises RewardBroken where the reward cannot be used at all."""
+        ...
 
 
 class Launcher(Protocol):
@@ -52,6 +63,16 @@ class Launcher(Protocol):
         self, spec: EngineSpec, count: int
     ) -> AbstractContextManager[Sequence[LeasedEngine]]:
         """Lease engines with the weights of `spec.model_path`; they go back at the end."""
+        ...
+
+    def scorer(
+        self, job: ScoringJob, tracker: Tracker, other_gpus: int = 0
+    ) -> AbstractContextManager[Scorer]:
+        """Start what scores; it ends with the block. `other_gpus`: of what runs beside it."""
+        ...
+
+    def stop_asked(self) -> bool:
+        """Whether somebody wants the run to save what it has and end."""
         ...
 
     def prewarm(self, spec: EngineSpec, count: int) -> None:

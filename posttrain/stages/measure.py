@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.pipeline import Cluster, ScoredReward, Suite, TaskSpec
+from posttrain.config.answers import ScoredReward
+from posttrain.config.pipeline import Cluster, Suite, TaskSpec
 from posttrain.config.plugin import nested_plugins
 from posttrain.config.plugins import (
     complete_settings,
@@ -96,7 +97,7 @@ def suite_fingerprint(suite: Suite, data_fingerprints: Mapping[str, str]) -> str
 def _task_asks(spec: TaskSpec) -> dict[str, Any]:
     """A task without the place of its data, and with the content of a reward file of the user's."""
     asks = spec.model_dump(
-        exclude={"data": {"path", "name", "split", "revision", "mix", "decontaminate"}}
+        exclude={"data": {"path", "stage", "name", "split", "revision", "mix", "decontaminate"}}
     )
     if spec.reward is not None:
         asks["reward_source"] = source_fingerprint(spec.reward.name)

@@ -9,23 +9,18 @@ from typing import Any
 from posttrain.algorithms import needs_of
 from posttrain.config.critic import HEAD, POLICY
 from posttrain.config.pipeline import OnlineRlStage
-from posttrain.config.plugins import load_plugin, plugin_config, reward_stages
+from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
 from posttrain.model.folders import member_folders, vocabulary_fingerprint
-from posttrain.ports import EngineSpec
 from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import OnlineJob, PluginRef
 from posttrain.stages.questions import render_prompts
 from posttrain.stages.schedule import steps_ahead
-from posttrain.stages.scoring import time_limit_s
+from posttrain.stages.scoring import scoring_job
 from posttrain.types import Prompt, Sampling
-
-LONGEST_JUDGED_TOKENS = 8192
-"""Of a question with its answer and judgement; a whole context of today's models would not fit into
-a small cache."""
 
 
 def run(
@@ -56,13 +51,14 @@ def run(
         directory=str(context.directory),
         model_path=model_path,
         algorithm=algorithm,
-        reward=reward,
-        reward_timeout_s=time_limit_s(stage.reward),
-        reward_processes=stage.reward.processes,
-        reward_memory_mb=stage.reward.process_memory_mb,
-        judges=_judges(stage, context),
-        ensembles=_ensembles(stage, context, model_path),
-        watch=watch,
+        scoring=scoring_job(
+            "reward",
+            stage.reward,
+            reward,
+            context,
+            vocabulary_fingerprint(model_path),
+            (stage.watch, watch) if stage.watch and watch else None,
+        ),
         stop_at_members_std=stage.stop_at_members_std,
         reward_scale=stage.reward.scale,
         prompts=tuple(prompts),
@@ -124,46 +120,6 @@ def split_heldout(
     by_hash = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest())
     held = {prompt.id for prompt in by_hash[:count]}
     return [prompt for prompt in prompts if prompt.id not in held], by_hash[:count]
-
-
-def _judges(stage: OnlineRlStage, context: StageContext) -> dict[str, EngineSpec]:
-    """Engines for the models of stages that judge, with room for all that these can read."""
-    paths = {name: context.inputs[name].path for name in _named(stage, "model")}
-    return {
-        name: engine_spec(context.cluster, path, min(context_length(path), LONGEST_JUDGED_TOKENS))
-        for name, path in paths.items()
-    }
-
-
-def _ensembles(stage: OnlineRlStage, context: StageContext, model_path: str) -> dict[str, str]:
-    """Folders of the reward models that score, by stage. Raises InputError where one reads other
-    tokens than the policy writes.
-    """
-    paths = {name: context.inputs[name].path for name in _named(stage, "reward_models")}
-    own = vocabulary_fingerprint(model_path)
-    in_reward = {each.stage for each in reward_stages(stage.reward)}
-    for name, path in paths.items():
-        for member in member_folders(path):
-            theirs = vocabulary_fingerprint(member)
-            if own and theirs and theirs != own:
-                key = "reward" if name in in_reward else "watch"
-                raise InputError(
-                    Problem(
-                        "other-tokenizer",
-                        f"the reward models of `{name}` read other tokens than `{stage.model}` "
-                        "writes: they have different tokenizers",
-                        path=f"stages.{context.name}.{key}",
-                        help="train reward models that start from a model of the policy's family",
-                    )
-                )
-    return paths
-
-
-def _named(stage: OnlineRlStage, makes: str) -> list[str]:
-    """Stages that `reward` or `watch` names for what they make, in order, each once."""
-    rewards = [stage.reward, *([stage.watch] if stage.watch else [])]
-    named = [each for reward in rewards for each in reward_stages(reward)]
-    return list(dict.fromkeys(each.stage for each in named if each.makes == makes))
 
 
 def _critic(config: Any, context: StageContext) -> str:

@@ -15,9 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.answers import ScoredReward
 from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
-from posttrain.config.pipeline import OnlineRlStage, ScoredReward, Suite
+from posttrain.config.pipeline import OnlineRlStage, Suite
 from posttrain.config.plugin import named_stages
 from posttrain.config.plugins import load_plugin, plugin_config, with_parts
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
@@ -48,10 +49,10 @@ class PreflightRequest:
     """One thing to look at, for one stage."""
 
     stage: str
-    kind: str  # "sft", "pairs", "online_rl", "suite" or "reward"
+    kind: str  # "sft", "pairs", "online_rl", "prompts", "suite" or "reward"
     origin: Origin | None = None
     data: Mapping[str, Any] | None = None  # DataSpec
-    max_tokens: int | None = None  # of a row (sft) or of an answer (online_rl)
+    max_tokens: int | None = None  # of a row (sft) or of an answer
     suite: Mapping[str, Any] | None = None
     reward: ScoredReward | None = None  # its files absolute
     place: str = ""
@@ -74,6 +75,7 @@ def inspect(requests: list[PreflightRequest]) -> list[Problem]:
         "sft": _look_at_rows,
         "pairs": _look_at_pairs,
         "online_rl": _look_at_prompts,
+        "prompts": _look_at_questions,
         "suite": _look_at_suite,
     }
     problems: list[Problem] = []
@@ -157,6 +159,15 @@ def _look_at_prompts(request: PreflightRequest, folder: str) -> None:
     _look_at_first_rows(request.online.reward, prompts)
     if request.online.watch is not None:
         _look_at_first_rows(request.online.watch, prompts)
+
+
+def _look_at_questions(request: PreflightRequest, folder: str) -> None:
+    from posttrain.stages.context import context_length
+
+    room = context_length(folder) - (request.max_tokens or 0)
+    prompts = _rendered(folder, json.dumps(_few(request)), room)
+    if request.reward is not None:
+        _look_at_first_rows(request.reward, prompts)
 
 
 def _look_at_first_rows(reward: ScoredReward, prompts: Sequence[Prompt]) -> None:

@@ -1,15 +1,23 @@
-"""The processes that score a stage's or a suite's answers, as its reward asks for them."""
+"""What scores a stage's or a suite's answers: as its reward asks for it, or as a job to be run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from posttrain.config.pipeline import ScoredReward
-from posttrain.config.plugins import with_parts
+from posttrain.config.answers import ScoredReward
+from posttrain.config.plugins import reward_stages, with_parts
+from posttrain.errors import InputError, Problem
+from posttrain.model.folders import member_folders, vocabulary_fingerprint
+from posttrain.ports import EngineSpec
 from posttrain.reward.worker import RewardPool
+from posttrain.stages.context import StageContext, context_length, engine_spec
+from posttrain.stages.jobs import PluginRef, ScoringJob
 
 VERIFIER_TIMEOUT_S = 10.0
 OUTSIDE_TIMEOUT_S = 300.0  # of rewards that ask something outside, with retries of their own
+LONGEST_JUDGED_TOKENS = 8192
+"""Of a question with its answer and judgement; a whole context of today's models would not fit into
+a small cache."""
 
 
 def time_limit_s(reward: ScoredReward, base_dir: str | Path | None = None) -> float:
@@ -29,3 +37,69 @@ def reward_pool(reward: ScoredReward) -> RewardPool:
         reward.processes,
         reward.process_memory_mb,
     )
+
+
+def scoring_job(
+    key: str,
+    reward: ScoredReward,
+    plugin: PluginRef,
+    context: StageContext,
+    vocabulary: str | None,
+    watch: tuple[ScoredReward, PluginRef] | None = None,
+) -> ScoringJob:
+    """The reward at the stage's `key`, and the stages whose models judge or score for it.
+
+    `vocabulary` is the fingerprint of the tokens that answers are made of. Raises InputError where
+    reward models read other ones.
+    """
+    keys = {key: reward} | ({"watch": watch[0]} if watch else {})
+    ensembles = _named(keys, "reward_models", context)
+    for at, name, path in ensembles:
+        _require_vocabulary(path, vocabulary, name, f"stages.{context.name}.{at}")
+    judges = {name: _judge(path, context) for _, name, path in _named(keys, "model", context)}
+    return ScoringJob(
+        reward=plugin,
+        timeout_s=time_limit_s(reward),
+        processes=reward.processes,
+        memory_mb=reward.process_memory_mb,
+        judges=judges,
+        ensembles={name: path for _, name, path in ensembles},
+        gpus=1 if ensembles and context.cluster.gpus_per_engine else 0,
+        directory=str(context.directory),
+        watch=watch[1] if watch else None,
+    )
+
+
+def _named(
+    rewards: dict[str, ScoredReward], makes: str, context: StageContext
+) -> list[tuple[str, str, str]]:
+    """(key of the reward, stage, its artifact) of the stages that rewards name for what they make,
+    in order, each once.
+    """
+    found: dict[str, tuple[str, str, str]] = {}
+    for key, reward in rewards.items():
+        for each in reward_stages(reward):
+            if each.makes == makes:
+                path = context.inputs[each.stage].path
+                found.setdefault(each.stage, (key, each.stage, path))
+    return list(found.values())
+
+
+def _judge(path: str, context: StageContext) -> EngineSpec:
+    """An engine with room for all that the judging model can read."""
+    return engine_spec(context.cluster, path, min(context_length(path), LONGEST_JUDGED_TOKENS))
+
+
+def _require_vocabulary(path: str, vocabulary: str | None, name: str, place: str) -> None:
+    for member in member_folders(path):
+        theirs = vocabulary_fingerprint(member)
+        if vocabulary and theirs and theirs != vocabulary:
+            raise InputError(
+                Problem(
+                    "other-tokenizer",
+                    f"the reward models of `{name}` read other tokens than the policy writes: they "
+                    "have different tokenizers",
+                    path=place,
+                    help="train reward models that start from a model of the policy's family",
+                )
+            )

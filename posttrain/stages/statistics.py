@@ -21,9 +21,8 @@ def share(passed: Sequence[float]) -> Interval:
         raise ValueError("a share needs at least one observation")
     value = sum(passed) / count
     if any(0.0 < each < 1.0 for each in passed):
-        variance = sum((each - value) ** 2 for each in passed) / max(1, count - 1)
-        half = Z95 * math.sqrt(variance / count)
-        return Interval(value, max(0.0, value - half), min(1.0, value + half))
+        graded = average(passed)
+        return Interval(value, max(0.0, graded.low), min(1.0, graded.high))
     z2 = Z95 * Z95 / count
     centre = (value + z2 / 2) / (1 + z2)
     half = Z95 * math.sqrt(value * (1 - value) / count + z2 / (4 * count)) / (1 + z2)
@@ -46,6 +45,17 @@ def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> Interval:
     variance = sum(r * r for r in residuals) / max(1, count - 1)
     half = Z95 * math.sqrt(variance / count) / (total / count)
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
+def average(values: Sequence[float]) -> Interval:
+    """The mean of observations of any size, with its normal 95 % interval; of one, no width."""
+    if not values:
+        raise ValueError("a mean needs at least one observation")
+    count = len(values)
+    value = math.fsum(values) / count
+    variance = math.fsum((each - value) ** 2 for each in values) / max(1, count - 1)
+    half = Z95 * math.sqrt(variance / count)
+    return Interval(value, value - half, value + half)
 
 
 def mean(intervals: Sequence[Interval]) -> Interval:

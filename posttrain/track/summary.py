@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from posttrain.errors import Problem
+from posttrain.track.answer_facts import answer_facts
 from posttrain.track.formatting import (
     duration,
     fixed,
@@ -61,6 +62,8 @@ def _training_facts(stage: StageView) -> list[str]:
         rewards, kl = stage.values("reward/mean"), stage.values("policy/kl_reference_nats")
         facts = [f"reward {_ends(rewards, 3)}"] if rewards else []
         return facts + ([f"KL {significant(kl[-1])} nats"] if kl else [])
+    if facts := answer_facts(stage):
+        return facts
     if stage.kind == "evaluate" and stage.verdict is not None:
         count, taken = len(stage.verdict.models), stage.verdict.recommended
         return [f"take {taken} (of {count})" if taken else f"{count} models"]

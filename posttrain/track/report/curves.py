@@ -8,6 +8,7 @@ from string import ascii_lowercase
 
 from posttrain.track.formatting import fixed, significant
 from posttrain.track.report.figure import Figure, Series, change_in_words, curve_figure
+from posttrain.track.report.optimisation import best_of_n_figures, law_figures
 from posttrain.track.rows import pairs_right
 from posttrain.track.views import NoteView, RunView, StageView
 
@@ -215,6 +216,8 @@ _FIGURES = {
     "online_rl": _rl_figures,
     "reward_model": _pair_figures,
     "preference": _pair_figures,
+    "best_of_n": lambda stage, marks: best_of_n_figures(stage),
+    "over_optimisation": lambda stage, marks: law_figures(stage),
 }
 """Stage kind -> its pictures; other trained stages have those of supervised ones."""
 

@@ -76,11 +76,12 @@ def curve_figure(
     second_title: str = "",
     second_percent: bool = False,
     marks: Sequence[tuple[float, str]] = (),
+    x_title: str = "step",
 ) -> Figure:
     """Curves over steps; `marks` are (step, letter) of notes, drawn as vertical lines."""
     thin = [line.thinned() for line in series]
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "step"}},
+        "xaxis": {"title": {"text": x_title}},
         "yaxis": {"title": {"text": y_title}} | ({"tickformat": ".0%"} if percent_axis else {}),
         "marks": [{"x": step, "text": letter} for step, letter in marks],
         "showlegend": len(thin) > 1,
@@ -104,7 +105,7 @@ def curve_figure(
         finding=finding,
         data=[_trace(line) for line in thin],
         layout=layout,
-        table=_curve_table(series),
+        table=_curve_table(series, x_title),
         xs=[dict(line.xs) for line in thin],
     )
 
@@ -124,7 +125,7 @@ def _trace(line: Series) -> dict[str, Any]:
     return trace
 
 
-def _curve_table(series: Sequence[Series]) -> DataTable:
+def _curve_table(series: Sequence[Series], x_title: str) -> DataTable:
     """A column per line; a dozen steps of each, so that rarely measured lines are not left out."""
     steps = {step for line in series for step in line.xs["step"]}
     keep = sorted(
@@ -136,11 +137,16 @@ def _curve_table(series: Sequence[Series]) -> DataTable:
     )
     by_step = [dict(zip(line.xs["step"], line.ys, strict=True)) for line in series]
     rows = [
-        [f"{step:.0f}", *(significant(v[step], 4) if step in v else "" for v in by_step)]
+        [_x(step), *(significant(v[step], 4) if step in v else "" for v in by_step)]
         for step in keep
     ]
-    remark = f"{len(keep)} of {len(steps)} steps; all are in metrics.jsonl"
-    return DataTable(["step", *(line.name for line in series)], rows, remark)
+    remark = f"{len(keep)} of {len(steps)} points; all are in metrics.jsonl"
+    return DataTable([x_title, *(line.name for line in series)], rows, remark)
+
+
+def _x(value: float) -> str:
+    """Steps as they are counted; anything else by its meaningful digits."""
+    return f"{value:.0f}" if value == int(value) else significant(value, 4)
 
 
 def change_in_words(name: str, values: Sequence[float], *, shares: bool = False) -> str:

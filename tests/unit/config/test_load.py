@@ -77,7 +77,8 @@ def test_every_mistake_is_shown_at_once(write_pipeline: Write) -> None:
             "kind: average, ",
             "",
             "error[missing-key] mine.yaml:17 stages.average: `kind` is missing\n"
-            "  help: one of model, sft, reward_model, preference, online_rl, average, evaluate",
+            "  help: one of model, sft, reward_model, preference, generate, best_of_n, "
+            "over_optimisation, online_rl, average, evaluate",
         ),
         (
             "samples_per_prompt: 8}",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from posttrain.config.answers import BestOfNStage
 from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage, OnlineRlStage
 from posttrain.config.plugin import Plugin
 from posttrain.config.plugins import complete_settings
@@ -113,12 +114,43 @@ def test_what_changes_no_number_does_not_count(key: str) -> None:
     assert of(UNCOUNTED_CHANGES[key]) == of()
 
 
+OF_ANSWERS: dict[str, Any] = {
+    "kind": "best_of_n",
+    "samples": "pool",
+    "scored_by": {"name": "gsm8k"},
+    "gold": {"name": "arithmetic"},
+}
+HOW_IT_IS_RUN = {"timeout_s": 30, "processes": 4, "process_memory_mb": 512}
+
+
+def of_answers(key: str, changes: dict[str, Any]) -> str:
+    stage = BestOfNStage.model_validate(OF_ANSWERS | {key: OF_ANSWERS[key] | changes})
+    plugins = {each: (getattr(stage, each).name, {}) for each in ("scored_by", "gold")}
+    return identity(
+        stage=stage,
+        plugins=plugins,
+        inputs={"pool": "aaaa"},
+        data_fingerprints=[],
+        precision="fp32",
+        seed=7,
+    )
+
+
+@pytest.mark.parametrize("key", ["scored_by", "gold"])
+def test_how_answers_are_scored_does_not_count(key: str) -> None:
+    for setting, value in HOW_IT_IS_RUN.items():
+        assert f"{key}.{setting}" in UNCOUNTED
+        assert of_answers(key, {setting: value}) == of_answers(key, {})
+    assert of_answers(key, {"name": "math"}) != of_answers(key, {})
+
+
 def test_every_uncounted_key_has_a_case_above() -> None:
     elsewhere = {
         "path",
         "suite",
         "data.mix",
         "data.decontaminate",
+        *(f"{key}.{each}" for key in ("scored_by", "gold") for each in HOW_IT_IS_RUN),
     }  # of other kinds of stages and mixtures, below
     assert {*UNCOUNTED, *BY_CONTENT} == {*UNCOUNTED_CHANGES, *elsewhere}
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from posttrain.config.pipeline import Cluster, DataSpec, ScoredReward, Suite, TaskSpec
+from posttrain.config.answers import ScoredReward
+from posttrain.config.pipeline import Cluster, DataSpec, Suite, TaskSpec
 from posttrain.errors import RewardBroken
 from posttrain.stages import statistics
 from posttrain.stages.measure import (

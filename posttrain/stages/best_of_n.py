@@ -1,0 +1,159 @@
+"""The `best_of_n` stage: what choosing the best of n answers by a reward is really worth.
+
+Every answer of a `generate` stage is scored by the reward that chooses and by the gold reward. From
+one pool of N answers per prompt follows the expected score of the best of n for every n <= N,
+without drawing (`ops.best_of_n`), and how far that is from the model: KL = log n - (n - 1) / n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.config.answers import BestOfNStage
+from posttrain.errors import InputError, Problem, RewardBroken
+from posttrain.stages.context import StageContext
+from posttrain.stages.dataset import Answers, DatasetFolder
+from posttrain.stages.jobs import PluginRef
+from posttrain.stages.launcher import Scorer
+from posttrain.stages.scoring import scoring_job
+from posttrain.types import WATCH_PART, Interval, Score
+
+ANSWERS_PER_CALL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Both scores of one prompt's answers, in the same order."""
+
+    chosen_by: tuple[float, ...]  # [N]
+    gold: tuple[float, ...]  # [N]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Best of n, averaged over prompts. Example: Point(4, 0.636, Interval(...), Interval(...))"""
+
+    n: int
+    kl: float  # nats
+    proxy: Interval  # of the reward that chooses
+    gold: Interval
+
+
+def run(
+    stage: BestOfNStage, scored_by: PluginRef, gold: PluginRef, context: StageContext
+) -> dict[str, Any]:
+    """Score and sum up; returns what becomes measurements.json."""
+    folder = DatasetFolder(context.inputs[stage.samples].path)
+    vocabulary = folder.summary["vocabulary"]
+    watch = (stage.gold, gold)
+    job = scoring_job("scored_by", stage.scored_by, scored_by, context, vocabulary, watch)
+    pools: list[Pool] = []
+    broken = 0
+    with context.launcher.scorer(job, context.tracker) as scorer:
+        waiting: list[Answers] = []
+        for each in folder.answers():
+            waiting.append(each)
+            if sum(len(answers.rollouts) for answers in waiting) >= ANSWERS_PER_CALL:
+                broken += _score(waiting, scorer, pools)
+                context.tracker.event("scored", text=f"answers to {len(pools)} prompts scored")
+                waiting = []
+        if waiting:
+            broken += _score(waiting, scorer, pools)
+    sizes = stage.n or doubling(folder.summary["samples_per_prompt"])
+    points: list[Point] = context.launcher.call(curve, _whole(pools, sizes, stage, context), sizes)
+    for point in points:
+        context.tracker.log(
+            {
+                "best_of/score": point.gold.value,
+                "best_of/proxy": point.proxy.value,
+                "best_of/kl_nats": point.kl,
+            },
+            step=point.n,
+        )
+    return {
+        "best_of_n": {
+            "points": [
+                {
+                    "n": point.n,
+                    "kl": point.kl,
+                    "proxy": point.proxy.as_dict(),
+                    "gold": point.gold.as_dict(),
+                }
+                for point in points
+            ],
+            "prompts": len(pools),
+            "broken": broken,
+        }
+    }
+
+
+def doubling(largest: int) -> list[int]:
+    """1, 2, 4, ... and the largest. Example: doubling(6) is [1, 2, 4, 6]."""
+    sizes = [1]
+    while sizes[-1] * 2 <= largest:
+        sizes.append(sizes[-1] * 2)
+    return sizes if sizes[-1] == largest else [*sizes, largest]
+
+
+def curve(pools: Sequence[Pool], sizes: Sequence[int]) -> list[Point]:
+    """The mean over prompts for each n, with its interval. Runs in a process of its own."""
+    import torch
+
+    from posttrain import ops
+    from posttrain.stages.statistics import average
+
+    points = []
+    tensors = [(torch.tensor(each.chosen_by), torch.tensor(each.gold)) for each in pools]
+    for n in sizes:
+        values = [ops.best_of_n.best_of_n(proxy_N, gold_N, n) for proxy_N, gold_N in tensors]
+        proxies, golds = zip(*values, strict=True)
+        kl = ops.best_of_n.kl_of_best_of_n(n)
+        points.append(Point(n, kl, average(proxies), average(golds)))
+    return points
+
+
+def _score(answers: Sequence[Answers], scorer: Scorer, pools: list[Pool]) -> int:
+    """Add a pool for each prompt; returns how many answers a reward broke on."""
+    own = [
+        (each.prompt, rollout)
+        for each in answers
+        for number, rollout in enumerate(each.rollouts)
+        if each.of_policy(number)
+    ]
+    outcomes = scorer.score([prompt for prompt, _ in own], [rollout for _, rollout in own])
+    by_prompt: dict[str, list[tuple[float, float]]] = {each.prompt.id: [] for each in answers}
+    broken = 0
+    for (prompt, _), outcome in zip(own, outcomes, strict=True):
+        if isinstance(outcome, Score) and WATCH_PART in outcome.parts:
+            by_prompt[prompt.id].append((outcome.value, outcome.parts[WATCH_PART]))
+        else:
+            broken += 1
+    if broken == len(outcomes):
+        first = outcomes[0]
+        if isinstance(first, Exception):
+            raise first
+        raise RewardBroken("the gold reward scores no answer", place="gold")
+    for found in by_prompt.values():
+        pools.append(Pool(tuple(p for p, _ in found), tuple(g for _, g in found)))
+    return broken
+
+
+def _whole(
+    pools: Sequence[Pool], sizes: Sequence[int], stage: BestOfNStage, context: StageContext
+) -> list[Pool]:
+    """Pools that are large enough. Raises InputError where there is none."""
+    whole = [each for each in pools if len(each.gold) >= sizes[-1]]
+    if whole:
+        return whole
+    most = max((len(each.gold) for each in pools), default=0)
+    raise InputError(
+        Problem(
+            "pool-too-small",
+            f"best of {sizes[-1]} is asked for, and no prompt of `{stage.samples}` has more than "
+            f"{most} answers with scores",
+            path=f"stages.{context.name}.n",
+            help=f"n: up to {most}, or more samples_per_prompt",
+        )
+    )

@@ -1,0 +1,53 @@
+"""Answers that rows of the data bring with them, as if a model had given them: for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posttrain.stages.dataset import OWN_SAMPLE
+from posttrain.types import Prompt, Rollout
+
+
+def own_answers(model_path: str, prompts: Sequence[Prompt], column: str) -> list[Rollout | None]:
+    """The answer in each prompt's row, tokenised as the model would have said it; None without one.
+
+    Nobody sampled it, so its log-probs are 0. Runs in a process of its own.
+    """
+    from posttrain.model.chat import render
+    from posttrain.model.load import load_tokenizer
+
+    tokenizer = load_tokenizer(model_path)
+    found: list[Rollout | None] = []
+    for prompt in prompts:
+        text = _own_text(prompt.row, column)
+        if text is None:
+            found.append(None)
+            continue
+        row = {key: value for key, value in prompt.row.items() if key in ("prompt", "messages")}
+        if "messages" not in row:
+            row["completion"] = text
+        ids = render(row, tokenizer).token_ids[len(prompt.token_ids) :]
+        found.append(
+            Rollout(
+                group_id=prompt.id,
+                sample=OWN_SAMPLE,
+                prompt_ids=prompt.token_ids,
+                token_ids=tuple(ids),
+                mask=(1,) * len(ids),
+                logprobs=(0.0,) * len(ids),
+                versions=(0,) * len(ids),
+                text=text,
+                finish="stop",
+            )
+        )
+    return found
+
+
+def _own_text(row: Mapping[str, Any], column: str) -> str | None:
+    messages = row.get("messages")
+    if messages:
+        last = messages[-1]
+        return str(last["content"]) if last["role"] == "assistant" else None
+    value = row.get(column)
+    return value if isinstance(value, str) and value else None
