@@ -1,6 +1,6 @@
 """What ensembles are worth where labels are wrong: gold reward against distance, three seeds.
 
-The pipeline `over_optimisation`: one policy, one pool of 4,096 answers to each of 48 held-out
+The pipeline `over_optimisation`: one policy, one pool of 4,096 answers to each of 32 held-out
 prompts, reward models of right labels and of labels of which a quarter is flipped. A seed is one of
 the reward models and of ReMax; the policy and its answers stay. Best-of-n is chosen by one reward
 model, the mean of four, their worst case, and uncertainty-weighted; ReMax is trained on each of the
