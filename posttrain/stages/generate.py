@@ -185,6 +185,7 @@ class _Work:
             "generate/answers": float(made),
             "generate/tokens_mean": tokens / len(rollouts),
             "generate/cut_share": cut / len(rollouts),
+            "generate/empty_share": sum(not each.text.strip() for each in rollouts) / len(rollouts),
         }
         if values:
             numbers["generate/score_mean"] = math.fsum(values) / len(values)

@@ -59,17 +59,26 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     for each in answers:
         counts["prompts"] += 1
-        candidates = [
-            Candidate(rollout.text, score.value if score else math.nan, each.of_policy(number))
-            for number, (rollout, score) in enumerate(zip(each.rollouts, each.scores, strict=True))
-            if score is not None or not getattr(module, "NEEDS_SCORES", False)
-        ]
+        candidates = _candidates(each, getattr(module, "NEEDS_SCORES", False))
         if not candidates:
             continue
         chosen = module.select(candidates, config)
         counts["with_rows"] += bool(chosen)
         for picked in chosen:
             yield _row(each.prompt, picked, tuple(module.COLUMNS))
+
+
+def _candidates(answers: Answers, needs_scores: bool) -> list[Candidate]:
+    """Where a selection compares: answers that have a score and say something. An empty one is
+    neither an example nor one side of a comparison.
+    """
+    return [
+        Candidate(rollout.text, score.value if score else math.nan, answers.of_policy(number))
+        for number, (rollout, score) in enumerate(
+            zip(answers.rollouts, answers.scores, strict=True)
+        )
+        if not needs_scores or (score is not None and rollout.text.strip())
+    ]
 
 
 def _row(prompt: Prompt, picked: Any, columns: tuple[str, ...]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -203,6 +204,24 @@ def test_an_answer_that_the_verifier_broke_on_is_in_no_pair(context_of):
     context = context_of(Launcher(Engine(), Scorer(broken=("7", "3"))))
     run(context)
     assert [row["chosen"] for row in rows_of(context)] == ["2", "6", "2", "6", "2"]
+
+
+def test_an_empty_answer_is_in_no_pair(context_of):
+    class Silent(Engine):
+        def generate_many(self, prompts, sampling):
+            found = super().generate_many(prompts, sampling)
+            return [replace(each, text=" ") if each.text in "04" else each for each in found]
+
+    class Lenient(Scorer):
+        def score(self, prompts, rollouts):
+            return super().score(
+                prompts, [replace(each, text=each.text.strip() or "0") for each in rollouts]
+            )
+
+    context = context_of(Launcher(Silent(), Lenient()))
+    run(context)
+    assert [row["rejected"] for row in rows_of(context)] == ["1", "5", "1", "5", "1"]
+    assert context.tracker.rows[0]["generate/empty_share"] == 0.25
 
 
 def test_a_verifier_that_breaks_on_all_answers_is_the_news(context_of):
