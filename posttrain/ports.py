@@ -1,4 +1,4 @@
-"""The seams between parts: what each part asks of the others, and the two contracts of algorithms.
+"""The seams between parts: what each asks of the others, and the contracts of plug-ins.
 
 Parts never import one another's insides. `loop` and `stages` see only these protocols (and
 `stages.launcher`); `cluster` implements them with Ray, unit tests with plain objects.
@@ -177,6 +177,77 @@ class Objective:
     loss: Callable[[PreferenceInputs], Tensor] | None = None  # [B]; the batch's mean is minimised
     answers: Mapping[str, Said] = field(default_factory=lambda: dict(PAIR))
     revision_prompt: str = ""  # what the user says between a draft and the answer after it
+
+
+# ---------------------------------------------------------------------------------------------
+# Contract of averaging methods: Config, NEEDS, merge(). A method may also have survey(),
+# coefficients() and part()
+# ---------------------------------------------------------------------------------------------
+
+Answered = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt, and of an answer to it
+
+
+@dataclass(frozen=True, slots=True)
+class AveragingNeeds:
+    """What an averaging method asks of its stage. Generic code branches on this, never on names."""
+
+    pair: bool = False  # `pre` and `post`, mixed by `weight_pre`; otherwise `models`
+    base: bool = False  # beside `models` also `pre`, which all of them were trained from
+    min_models: int = 1
+    max_models: int | None = None
+    weights: Literal["none", "any", "positive", "shares"] = "none"  # of `models`; shares sum to 1
+    answers: bool = False  # has coefficients(), which looks at answers
+
+
+@dataclass(frozen=True, slots=True)
+class TensorVersions:
+    """What `merge(versions, config)` sees: one tensor as every model has it.
+
+    fp32, or fp64 where a model stores more than that. It may be the file itself, mapped: read it,
+    never write into it. `merge` returns a tensor of the same shape, or one of these as it is.
+
+    Where the method has `survey(tensors, config)`, that is called first, with a function that reads
+    all tensors from the start each time it is called; what it returns is `found` here.
+    `part(layer, num_layers, config)` names the part that a tensor belongs to, for reports.
+    """
+
+    name: str
+    layer: int | None  # from 0; None outside the layers: embeddings, last norm, output head
+    num_layers: int
+    models: tuple[Tensor, ...]  # `post` alone, or `models` in their order
+    pre: Tensor | None = None
+    weight_pre: float = 0.0  # the share of `pre`, of methods with a pair
+    weights: tuple[float, ...] = ()  # of `models`
+    seed: int = 0
+    found: Any = None  # by survey() or coefficients()
+
+
+@dataclass(frozen=True, slots=True)
+class CoefficientSearch:
+    """What `coefficients(search, config)` sees.
+
+    `logits(shares_ML, sequences)` is the model `pre + sum_i shares[i, layer] * (model_i - pre)`
+    reading sequences: fp32 logits [N, V] before each token of the answers, with gradient to the
+    shares, and the tokens [N]. The last of the L = layers + 1 columns is all outside the layers.
+    """
+
+    logits: Callable[[Tensor, Sequence[Answered]], tuple[Tensor, Tensor]]
+    num_models: int  # beside `pre`
+    linear_layers: tuple[int, ...]  # number of linear maps in each layer, bottom first
+    sequences: Sequence[Answered]
+    weight_pre: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """What `coefficients()` returns; `merge()` gets it as `found`.
+
+    Example: Coefficients(((0.8, 0.7, 0.8),), ({"average/proxy_nll": 1.25},)) for two layers.
+    """
+
+    shares: tuple[tuple[float, ...], ...]  # [M][layers + 1], as CoefficientSearch.logits takes them
+    trajectory: tuple[Mapping[str, float], ...] = field(compare=False, repr=False, default=())
 
 
 # ---------------------------------------------------------------------------------------------

@@ -79,7 +79,8 @@ answer's score is either lowered or replaced.""",
 tokens, and their bounds, exist only where `off_policy.proximal` is recompute or interpolate;
 `low` only with `weights: mask` or `clamp`. `kl_target` moves `kl_in_reward`, which has to be above
 0; `kl_estimator` is the loss's. With `lora` the reference is the policy with its adapters off:
-nothing is left to keep or to offload.""",
+nothing is left to keep or to offload. Averaging methods differ in which of `pre`, `weight_pre` and
+`weights` they look at.""",
     "nothing-to-interpolate": """`off_policy.proximal: interpolate` guesses the log-probs right
 before a step from a token's age in versions. With `staleness: 0` every token has age 0, and the
 guess is the behaviour policy itself.""",
@@ -93,7 +94,7 @@ installed.""",
 it was used.""",
     "plugin-contract": """A plug-in's file has to hold a few names. Online algorithm: Config,
 NEEDS, advantages, loss. Offline algorithm: Config, NEEDS, objective. Reward: Config, score,
-gold, bad. Averaging: Config, average.""",
+gold, bad. Averaging: Config, NEEDS, merge.""",
     "wrong-algorithm": """Online algorithms learn from answers sampled during training (kind:
 online_rl), offline ones from rows that are there before (kind: sft).""",
 }
@@ -145,9 +146,10 @@ comparisons.""",
     "pool-too-small": """Best of n is estimated from a pool of answers to the same prompt, without
 drawing again: n can be no more than the pool holds. Answers that a reward broke on are not in
 it.""",
-    "other-tokenizer": """Reward models score the tokens that the policy wrote. Models of different
-families number their tokens differently, so what one writes is gibberish to the other. Train the
-reward models from a model of the policy's own family: the same `sft` stage is usual.""",
+    "other-tokenizer": """Reward models score the tokens that the policy wrote, and averaged models
+share their embeddings. Models of different families number their tokens differently, so what one
+writes is gibberish to the other. Train the reward models from a model of the policy's own family:
+the same `sft` stage is usual. Average models of one family.""",
     "no-critic": """`algorithm.critic` names a folder that holds no critic: that is a
 sequence-classification model with one label (a reward model), or a causal language model, which
 gets a new head. `policy` starts from the stage's own model, `head` puts a value on its last
@@ -157,7 +159,7 @@ not read: they can run code.""",
     "weights-missing": """config.json asks for tensors that the files do not hold: a half-copied
 folder, or another kind of model. Going on would train random numbers.""",
     "other-architecture": """Two models that have to be alike are not: an engine was started for
-one architecture and was handed another.""",
+one architecture and was handed another, or models of two are to be averaged.""",
     "no-chat-template": """Rows with `messages`, and models asked in a chat, need a template that
 says how turns are written. Shipped: plain, chatml, llama3, tulu; or give a .jinja file:
 `chat_template: tulu`.""",
@@ -167,7 +169,10 @@ trained.""",
     "never-stops": """The end-of-turn token is in no trained part of any row. A model trained so
 never learns to stop, and every answer would be cut at the limit.""",
     "shapes-differ": """Weights can be averaged only between models of the same shape: the same
-base, and the same number of added tokens.""",
+base, the same number of added tokens, and the same tensors under the same names. Nothing was
+written.""",
+    "no-answers": """Some averaging methods look for their coefficients on answers of the trained
+model. This one has none to look at.""",
 }
 
 # While it runs

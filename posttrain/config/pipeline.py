@@ -17,6 +17,7 @@ from posttrain.config.answers import (
     OverOptimisationStage,
     ScoredReward,
 )
+from posttrain.config.average import AverageStage
 from posttrain.config.data import Data, DataSpec
 from posttrain.config.lora import Lora
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
@@ -233,21 +234,6 @@ class OnlineRlStage(StageBase):
     """Steps between two checkpoints; a crash costs at most so many steps of training."""
     logprob_check_every: int = Field(default=10, gt=0)
     """Syncs between two checks that engine and trainer give the same log-probs."""
-
-
-class AverageStage(StageBase):
-    """Averages the weights before and after training, to win back what training cost."""
-
-    kind: Literal["average"]
-    """`average`."""
-    method: Plugin = Plugin(name="linear")
-    """A file in posttrain/averaging/."""
-    pre: str
-    """The stage before training (usually `sft`)."""
-    post: str
-    """The stage after it."""
-    weight_pre: float = Field(default=0.2, ge=0.0, le=1.0)
-    """The share of `pre`: 0 is `post` itself."""
 
 
 class Recommend(StrictModel):

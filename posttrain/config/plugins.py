@@ -46,7 +46,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "online": ("Config", "NEEDS", "advantages", "loss"),
     "offline": ("Config", "NEEDS", "objective"),
     "reward": ("Config", "score", "gold", "bad"),
-    "averaging": ("Config", "average"),
+    "averaging": ("Config", "NEEDS", "merge"),
     "selection": ("Config", "COLUMNS", "select"),
 }
 """What a plug-in's file has to hold; algorithms are online or offline."""

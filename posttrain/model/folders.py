@@ -112,10 +112,15 @@ def whole_directory(target: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
-        if target.exists():
-            os.replace(target, replaced)
-        os.replace(partial, target)
-        shutil.rmtree(replaced, ignore_errors=True)
+        put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(complete: Path, target: Path) -> None:
+    """Move a folder to where `target` is, in its place if it is there."""
+    replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
+    if target.exists():
+        os.replace(target, replaced)
+    os.replace(complete, target)
+    shutil.rmtree(replaced, ignore_errors=True)

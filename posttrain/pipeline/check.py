@@ -14,7 +14,7 @@ from posttrain.config.document import Places, join, show_path
 from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
-from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline, Suite
+from posttrain.config.pipeline import AverageStage, EvaluateStage, OnlineRlStage, Pipeline, Suite
 from posttrain.config.plugin import Plugin, nested_plugins
 from posttrain.config.plugins import Mode, load_plugin, plugin_config, reward_stages
 from posttrain.config.stage_base import StageBase
@@ -25,6 +25,7 @@ from posttrain.errors import InputError, Problem
 from posttrain.pipeline.arithmetic import describe
 from posttrain.pipeline.check_algorithms import check_algorithm, stage_needs
 from posttrain.pipeline.check_answers import check_answers, check_rows_of_stages
+from posttrain.pipeline.check_average import check_average
 from posttrain.pipeline.check_cluster import check_cluster
 from posttrain.pipeline.check_data import DataChecker, check_decontaminate
 from posttrain.pipeline.check_models import check_model
@@ -166,6 +167,9 @@ class _Checker:
                 self.problems += check_algorithm(
                     name, config, self.needs(name), self.pipeline, self.places
                 )
+        if isinstance(stage, AverageStage) and name in self.plugins:
+            method = load_plugin("averaging", stage.method.name, self.loaded.base_dir)
+            self.problems += check_average(name, stage, method.NEEDS, self.places)
         if isinstance(stage, SftStage | PreferenceStage):
             self._check_shares(name, stage)
         if isinstance(stage, OfflineStage) and name in self.plugins:

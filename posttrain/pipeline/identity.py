@@ -15,7 +15,7 @@ from typing import Any
 from posttrain.config.answers import OverOptimisationStage
 from posttrain.config.critic import is_folder
 from posttrain.config.keys import PLUGIN_KINDS
-from posttrain.config.pipeline import EvaluateStage, ModelStage
+from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage
 from posttrain.config.plugin import with_each_block
 from posttrain.config.plugins import labelled, plugin_label, reward_stages
 from posttrain.config.stage_base import StageBase
@@ -80,6 +80,11 @@ def identity(
             config[key] = inputs[config[key]]
     if isinstance(stage, EvaluateStage | OverOptimisationStage):
         config["models"] = dict(inputs)
+    if isinstance(stage, AverageStage):
+        config["models"] = [inputs[each] for each in stage.models or ()]
+        for key in ("models", "weights"):  # stages without stay what they were
+            if not config[key]:
+                del config[key]
     judges = _stages_that_judge(stage, inputs)
     if config.get("stop_at_members_std", 0) is None:  # stages without stay what they were
         del config["stop_at_members_std"]

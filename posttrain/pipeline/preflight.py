@@ -123,7 +123,7 @@ def origin_of(plan: RunPlan, stage: StageBase) -> Origin | None:
         elif isinstance(stage, BestOfNStage):
             stage = plan[stage.samples].stage
         elif isinstance(stage, AverageStage):
-            stage = plan[stage.post].stage
+            stage = plan[stage.merged[0]].stage
         else:
             return None
     return Origin(stage.path, stage.from_scratch, stage.chat_template)

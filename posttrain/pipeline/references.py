@@ -79,10 +79,11 @@ def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iter
         for named in reward_stages(reward) if reward is not None else ():
             yield Reference(join(prefix, key, *named.keys), named.stage, named.makes)
     if isinstance(stage, AverageStage):
-        yield Reference(f"{prefix}.pre", stage.pre)
-        yield Reference(f"{prefix}.post", stage.post)
-    if isinstance(stage, EvaluateStage | OverOptimisationStage):
-        for index, model in enumerate(stage.models):
+        for key in ("pre", "post"):
+            if getattr(stage, key) is not None:
+                yield Reference(f"{prefix}.{key}", getattr(stage, key))
+    if isinstance(stage, AverageStage | EvaluateStage | OverOptimisationStage):
+        for index, model in enumerate(stage.models or ()):
             yield Reference(f"{prefix}.models.{index}", model)
     if isinstance(stage, EvaluateStage):
         suite = suites.get(stage.suite.use)

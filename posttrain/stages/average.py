@@ -1,49 +1,122 @@
-"""The `average` stage: weights before and after training, mixed."""
+"""The `average` stage: weights of several models, mixed into one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from posttrain.config.pipeline import AverageStage
-from posttrain.errors import StageFailed
+from posttrain.ports import Answered, AveragingNeeds
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
 
 
+@dataclass(frozen=True, slots=True)
+class AverageJob:
+    """What is averaged, and how. Folders go by the names of the stages that made them."""
+
+    method: PluginRef
+    models: tuple[tuple[str, str], ...]  # (stage, folder): `post` alone, or `models` in order
+    pre: tuple[str, str] | None
+    weight_pre: float
+    weights: tuple[float, ...]
+    seed: int
+    answers: tuple[Answered, ...] = ()  # for methods that look at answers
+
+
 def run(stage: AverageStage, method: PluginRef, context: StageContext) -> str:
     """Write the averaged model; returns "done"."""
-    pre, post = context.inputs[stage.pre].path, context.inputs[stage.post].path
-    metrics = context.launcher.call(
-        average_folders, pre, post, stage.weight_pre, method, str(context.directory / "model")
+
+    def folder(name: str) -> tuple[str, str]:
+        return name, context.inputs[name].path
+
+    job = AverageJob(
+        method,
+        tuple(folder(name) for name in stage.merged),
+        folder(stage.pre) if stage.pre is not None else None,
+        stage.weight_pre,
+        tuple(stage.weights or ()),
+        context.seed,
     )
-    context.tracker.log(metrics, step=0)
+    rows = context.launcher.call(average_folders, job, str(context.directory / "model"))
+    for step, metrics in enumerate(rows):
+        context.tracker.log(metrics, step=step)
     return "done"
 
 
-def average_folders(
-    pre: str, post: str, weight_pre: float, method: PluginRef, target: str
-) -> dict[str, float]:
-    """Average two model folders into a third. Runs in a process of its own.
+def average_folders(job: AverageJob, target: str) -> list[dict[str, float]]:
+    """Average model folders into another. Runs in a process of its own.
 
-    Returns `average/weight_pre` and `average/distance`: how far apart the two are, relative to the
-    first (Frobenius norm over all weights, dimensionless).
+    Returns rows of metrics: those of a search for coefficients, where the method has one, step by
+    step; the last row also has what the models say of one another. A method without a search makes
+    one row.
     """
     from posttrain.config.plugins import load_plugin, plugin_config
-    from posttrain.model.load import load_model, load_state, load_tokenizer, save_model
+    from posttrain.model.merged_folder import MergeSources, check_alike, merge_folders
+    from posttrain.model.stored_tensors import stored_model
 
-    module = load_plugin(method.kind, method.name, method.base_dir)
-    config = plugin_config(module, method.settings)
-    before, after = load_state(pre), load_state(post)
-    mixed = module.average(before, after, weight_pre, config)
-    model = load_model(post, precision=None)
-    left_over = model.load_state_dict(mixed, strict=False).unexpected_keys
-    if left_over:  # written to disk under other names than the module's: they would keep `post`
-        raise StageFailed(
-            f"{len(left_over)} tensors have no place in the model, first {left_over[0]}",
-            place=post,
-            help="this architecture stores its weights under other names; average it elsewhere",
-        )
-    save_model(model, load_tokenizer(post), Path(target))
-    moved = sum(float((after[n].double() - before[n].double()).pow(2).sum()) for n in before)
-    length = sum(float(before[n].double().pow(2).sum()) for n in before)
-    return {"average/weight_pre": weight_pre, "average/distance": (moved / length) ** 0.5}
+    module = load_plugin(job.method.kind, job.method.name, job.method.base_dir)
+    config = plugin_config(module, job.method.settings)
+    sources = MergeSources(
+        tuple(stored_model(folder, stage) for stage, folder in job.models),
+        stored_model(job.pre[1], job.pre[0]) if job.pre is not None else None,
+        job.weight_pre,
+        job.weights,
+        job.seed,
+    )
+    check_alike(sources)
+    rows: list[dict[str, float]] = []
+    found: Any = None
+    if module.NEEDS.answers:
+        found = _search(job, module, config)
+        rows += map(dict, found.trajectory)
+    elif hasattr(module, "survey"):
+        found = module.survey(sources.tensors, config)
+    identity = {
+        "method": module.__name__,
+        "source": getattr(module, "__source_sha256__", ""),
+        "config": config.model_dump(mode="json"),
+        "found": repr(found),
+    }
+    merge_folders(
+        sources, Path(target), lambda versions: module.merge(versions, config), identity, found
+    )
+    last = rows.pop() if rows else {}
+    return [*rows, last | _compared(sources.tensors(), module, config, job)]
+
+
+def _search(job: AverageJob, module: ModuleType, config: Any) -> Any:
+    """Coefficients that the method finds on answers, with all models in memory."""
+    from posttrain.model.interpolated import InterpolatedModel
+    from posttrain.model.load import load_model
+    from posttrain.ports import CoefficientSearch
+
+    assert job.pre is not None  # `check` has seen to it
+    model = InterpolatedModel(
+        load_model(job.pre[1]), [load_model(folder) for _, folder in job.models]
+    )
+    search = CoefficientSearch(
+        model.logits,
+        len(job.models),
+        model.linear_layers,
+        job.answers,
+        job.weight_pre,
+        job.seed,
+    )
+    return module.coefficients(search, config)
+
+
+def _compared(
+    tensors: Iterator[Any], module: ModuleType, config: Any, job: AverageJob
+) -> dict[str, float]:
+    from posttrain.averaging.distances import agreement, distances
+
+    needs: AveragingNeeds = module.NEEDS
+    if needs.pair:
+        part = getattr(module, "part", None)
+        part_of = (lambda layer, count: part(layer, count, config)) if part else None
+        return {"average/weight_pre": job.weight_pre, **distances(tensors, part_of)}
+    return agreement(tensors) if needs.base else {}

@@ -192,6 +192,40 @@ def test_names_of_inputs_do_not_count_but_their_roles_do() -> None:
     assert identity(stage=there, **arguments) != identity(stage=back, **arguments)
 
 
+def test_averages_of_several_models() -> None:
+    def of_models(seeds: dict[str, str], **changes: Any) -> str:
+        stage = AverageStage.model_validate(
+            {"kind": "average", "method": "soup", "models": list(seeds), **changes}
+        )
+        return identity(
+            stage=stage,
+            plugins={"averaging": ("soup", {})},
+            inputs=seeds,
+            data_fingerprints=[],
+            precision="fp32",
+            seed=7,
+        )
+
+    same = of_models({"a": "1111", "b": "2222"})
+    assert of_models({"x": "1111", "y": "2222"}) == same
+    assert of_models({"b": "2222", "a": "1111"}) != same  # the result is stored like the first
+    assert of_models({"a": "1111", "b": "3333"}) != same
+    assert of_models({"a": "1111", "b": "2222"}, weights=[0.5, 0.5]) != same
+
+
+def test_an_average_of_a_pair_is_what_it_was_before_there_were_lists() -> None:
+    stage = AverageStage.model_validate({"kind": "average", "pre": "a", "post": "b"})
+    found = identity(
+        stage=stage,
+        plugins={"averaging": ("linear", {})},
+        inputs={"a": "1111", "b": "2222"},
+        data_fingerprints=[],
+        precision="fp32",
+        seed=7,
+    )
+    assert found == "3304d8d423"
+
+
 def test_an_evaluation_counts_names_and_questions() -> None:
     def evaluation(inputs: dict[str, str], suite_fingerprint: str) -> str:
         stage = EvaluateStage.model_validate(

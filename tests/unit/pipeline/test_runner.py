@@ -80,7 +80,7 @@ class FakeLauncher:
             return None
         assert function.__name__ == "average_folders"
         write_model(Path(arguments[-1]))
-        return {"average/distance": 0.25}
+        return [{"average/distance": 0.25}]
 
     def run_offline(self, job: Any, tracker: Records) -> str:
         tracker.log({"train/loss": 0.5}, step=job.steps - 1)

@@ -1,0 +1,54 @@
+"""The stage that averages weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.config.field_sentences import sentences
+from posttrain.config.plugin import Plugin
+from posttrain.config.stage_base import StageBase
+from posttrain.config.strict import Contradiction
+
+
+class AverageStage(StageBase):
+    """Averages the weights before and after training, to win back what training cost; or those of
+    several trainings.
+    """
+
+    kind: Literal["average"]
+    """`average`."""
+    method: Plugin = Plugin(name="linear")
+    """A file in posttrain/averaging/. It takes `pre` and `post`, or `models`."""
+    pre: str | None = None
+    """The stage before training (usually `sft`); with `models` the one they all started from."""
+    post: str | None = None
+    """The stage after it."""
+    weight_pre: float = Field(default=0.2, ge=0.0, le=1.0)
+    """The share of `pre`: 0 is `post` itself."""
+    models: list[str] | None = Field(default=None, min_length=1)
+    """In place of `post`: the stages whose models become one. The result has the configuration and
+    the tokenizer of the first."""
+    weights: list[float] | None = None
+    """One for each of `models`; without them all count alike."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> AverageStage:
+        missing = next((key for key in ("pre", "post") if getattr(self, key) is None), None)
+        if self.models is None and missing is not None:
+            sentence = sentences(type(self))[missing]
+            raise Contradiction(f"`{missing}` is missing", sentence, "missing-key")
+        if self.models is not None and self.post is not None:
+            raise Contradiction("`post` beside `models`", "one of the two, as the method takes it")
+        if self.weights is not None and len(self.weights) != len(self.models or ()):
+            raise Contradiction(
+                f"{len(self.weights)} weights for {len(self.models or ())} models",
+                "one weight for each of `models`",
+            )
+        return self
+
+    @property
+    def merged(self) -> list[str]:
+        """The stages whose weights are merged, beside `pre`; the result is like the first's."""
+        return self.models if self.models is not None else [str(self.post)]

@@ -1,0 +1,75 @@
+"""Whether an average stage gives its method the models and weights that this asks for."""
+
+from __future__ import annotations
+
+import math
+
+from posttrain.config.average import AverageStage
+from posttrain.config.document import Places
+from posttrain.errors import Problem
+from posttrain.ports import AveragingNeeds
+from posttrain.stages.step_limits import placed
+
+
+def check_average(
+    name: str, stage: AverageStage, needs: AveragingNeeds, places: Places
+) -> list[Problem]:
+    """Problems of an average stage beside its method's own settings."""
+    prefix, method = f"stages.{name}", stage.method.name
+    if needs.pair != (stage.models is None):
+        return [placed(_other_form(prefix, method, needs), places)]
+    found = [] if needs.pair else [*_models(prefix, stage, needs), *_weights(prefix, stage, needs)]
+    if needs.answers:
+        message = (
+            f"`{method}` finds its coefficients on answers, and no key of a stage gives it any"
+        )
+        help = "method: linear; or call posttrain.stages.average.average_folders with answers"
+        found.append(Problem("no-answers", message, f"{prefix}.method", help=help))
+    return [placed(problem, places) for problem in found]
+
+
+def _other_form(prefix: str, method: str, needs: AveragingNeeds) -> Problem:
+    if needs.pair:
+        message = f"`{method}` mixes two models: `pre` and `post`"
+        return Problem("bad-value", message, f"{prefix}.models", help="pre: A, post: B")
+    message = f"`{method}` merges the models of a list"
+    base = "pre: BASE, " if needs.base else ""
+    return Problem("bad-value", message, f"{prefix}.post", help=f"{base}models: [A, B]")
+
+
+def _models(prefix: str, stage: AverageStage, needs: AveragingNeeds) -> list[Problem]:
+    count, method, found = len(stage.merged), stage.method.name, []
+    if count < needs.min_models or count > (needs.max_models or count):
+        only = needs.min_models == needs.max_models
+        wanted = f"{needs.min_models}" if only else f"{needs.min_models} or more"
+        message = f"names {count}, `{method}` takes {wanted}"
+        found.append(Problem("bad-value", message, f"{prefix}.models"))
+    if needs.base and stage.pre is None:
+        help = "the stage that all `models` were trained from"
+        found.append(Problem("missing-key", "`pre` is missing", prefix, help=help))
+    if not needs.base and stage.pre is not None:
+        message = f"`{method}` does not look at `pre`"
+        help = "name it among `models`, or leave it out"
+        found.append(Problem("unused-setting", message, f"{prefix}.pre", help=help))
+    if "weight_pre" in stage.model_fields_set:
+        message = f"`{method}` does not look at `weight_pre`"
+        help = "leave it out" if needs.weights == "none" else "weights: one for each of `models`"
+        found.append(Problem("unused-setting", message, f"{prefix}.weight_pre", help=help))
+    return found
+
+
+def _weights(prefix: str, stage: AverageStage, needs: AveragingNeeds) -> list[Problem]:
+    if stage.weights is None:
+        return []
+    key, method, total = f"{prefix}.weights", stage.method.name, sum(stage.weights)
+    if needs.weights == "none":
+        message = f"`{method}` does not look at `weights`"
+        return [Problem("unused-setting", message, key, help="leave it out")]
+    if needs.weights != "any" and min(stage.weights) < 0:
+        message = f"`{method}` needs weights of 0 or more"
+        return [Problem("bad-value", message, key, help="or method: task_arithmetic")]
+    if needs.weights == "shares" and not math.isclose(total, 1.0, abs_tol=1e-6):
+        shares = [round(weight / total, 4) for weight in stage.weights] if total else []
+        help = f"weights: {shares}" if total else "weights that sum to 1"
+        return [Problem("bad-value", f"sum to {total:g}, have to sum to 1", key, help=help)]
+    return []

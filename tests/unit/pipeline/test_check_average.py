@@ -1,0 +1,151 @@
+"""What `check` says of average stages: the form their method takes, its models and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from posttrain.cli.explanations import EXPLANATIONS
+from posttrain.config.load import load_pipeline
+from posttrain.pipeline.check import check
+from posttrain.pipeline.graph import build_graph
+from posttrain.pipeline.plan import make_plan
+from posttrain.pipeline.preflight import origin_of
+from posttrain.pipeline.store import RunFolder
+
+PLACE = "mine.yaml:17 stages.average"
+
+
+@pytest.fixture
+def report_of(write_pipeline: Callable[..., str]):
+    """Of the sound pipeline, with other keys for its `average` stage on line 17."""
+
+    def report(keys: str):
+        return check(load_pipeline(write_pipeline("pre: sft, post: rlvr", keys), ()))
+
+    return report
+
+
+@pytest.mark.parametrize(
+    ("keys", "needs"),
+    [
+        ("method: slerp, pre: sft, post: rlvr", ("sft", "rlvr")),
+        ("method: soup, models: [rlvr, sft]", ("rlvr", "sft")),
+        ("method: soup, models: [rlvr, sft], weights: [0.9, 0.1]", ("rlvr", "sft")),
+        ("method: {name: ties, density: 0.3}, pre: base, models: [sft, rlvr]",
+         ("base", "sft", "rlvr")),
+        ("method: task_arithmetic, pre: base, models: [sft], weights: [-1.0]", ("base", "sft")),
+        ("method: layer_swapping, models: [sft, rlvr]", ("sft", "rlvr")),
+    ],
+)  # fmt: skip
+def test_sound_ones(report_of, keys: str, needs: tuple[str, ...]) -> None:
+    report = report_of(keys)
+    assert [problem.render() for problem in report.problems] == []
+    assert report.graph.needs["average"] == needs
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (
+            "pre: sft",
+            f"error[missing-key] {PLACE}: `post` is missing\n  help: The stage after it.",
+        ),
+        (
+            "post: rlvr",
+            f"error[missing-key] {PLACE}: `pre` is missing\n  help: The stage before training "
+            "(usually `sft`); with `models` the one they all started from.",
+        ),
+        (
+            "pre: sft, post: rlvr, models: [rlvr]",
+            f"error[bad-value] {PLACE}: `post` beside `models`\n"
+            "  help: one of the two, as the method takes it",
+        ),
+        (
+            "method: soup, models: [sft, rlvr], weights: [1.0]",
+            f"error[bad-value] {PLACE}: 1 weights for 2 models\n"
+            "  help: one weight for each of `models`",
+        ),
+        (
+            "models: [sft, rlvr]",
+            f"error[bad-value] {PLACE}.models: `linear` mixes two models: `pre` and `post`\n"
+            "  help: pre: A, post: B",
+        ),
+        (
+            "method: dare, pre: sft, post: rlvr",
+            f"error[bad-value] {PLACE}.post: `dare` merges the models of a list\n"
+            "  help: pre: BASE, models: [A, B]",
+        ),
+        (
+            "method: soup, models: [sft]",
+            f"error[bad-value] {PLACE}.models: names 1, `soup` takes 2 or more",
+        ),
+        (
+            "method: layer_swapping, models: [base, sft, rlvr]",
+            f"error[bad-value] {PLACE}.models: names 3, `layer_swapping` takes 2",
+        ),
+        (
+            "method: ties, models: [sft, rlvr]",
+            f"error[missing-key] {PLACE}: `pre` is missing\n"
+            "  help: the stage that all `models` were trained from",
+        ),
+        (
+            "method: soup, pre: base, models: [sft, rlvr]",
+            f"error[unused-setting] {PLACE}.pre: `soup` does not look at `pre`\n"
+            "  help: name it among `models`, or leave it out",
+        ),
+        (
+            "method: soup, models: [sft, rlvr], weight_pre: 0.2",
+            f"error[unused-setting] {PLACE}.weight_pre: `soup` does not look at `weight_pre`\n"
+            "  help: weights: one for each of `models`",
+        ),
+        (
+            "method: ema, models: [sft, rlvr], weights: [1.0, 2.0]",
+            f"error[unused-setting] {PLACE}.weights: `ema` does not look at `weights`\n"
+            "  help: leave it out",
+        ),
+        (
+            "method: ties, pre: base, models: [sft, rlvr], weights: [1.0, -2.0]",
+            f"error[bad-value] {PLACE}.weights: `ties` needs weights of 0 or more\n"
+            "  help: or method: task_arithmetic",
+        ),
+        (
+            "method: soup, models: [sft, rlvr], weights: [1.0, 3.0]",
+            f"error[bad-value] {PLACE}.weights: sum to 4, have to sum to 1\n"
+            "  help: weights: [0.25, 0.75]",
+        ),
+        (
+            "method: layerwise, pre: sft, post: rlvr",
+            f"error[no-answers] {PLACE}.method: `layerwise` finds its coefficients on answers, and "
+            "no key of a stage gives it any\n  help: method: linear; or call "
+            "posttrain.stages.average.average_folders with answers",
+        ),
+        (
+            "method: soup, models: [sft, rlvrr]",
+            f"error[unknown-stage] {PLACE}.models.1: no stage `rlvrr`\n"
+            "  help: did you mean `rlvr`?",
+        ),
+        (
+            "method: {name: ties, density: 2}, pre: base, models: [sft, rlvr]",
+            f"error[bad-value] {PLACE}.method.density: is 2, has to be 1 or less",
+        ),
+    ],
+)
+def test_what_does_not_go_together(report_of, keys: str, expected: str) -> None:
+    assert [problem.render() for problem in report_of(keys).problems] == [expected]
+
+
+def test_a_merged_model_descends_from_its_first(
+    write_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    write_pipeline("pre: sft, post: rlvr", "method: soup, models: [rlvr, sft]")
+    loaded = load_pipeline("mine.yaml", ())
+    plan = make_plan(loaded, build_graph(loaded.pipeline), RunFolder(tmp_path / "runs" / "mine"))
+    origin = origin_of(plan, plan["average"].stage)
+    assert origin is not None and origin.from_scratch == "micro"
+
+
+def test_each_has_an_explanation() -> None:
+    assert len(EXPLANATIONS["no-answers"]) > 50
