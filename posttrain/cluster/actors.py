@@ -18,9 +18,10 @@ from typing import Any
 
 from posttrain.errors import PosttrainError, RewardBroken
 from posttrain.ports import CoordinatorPort, EngineSpec, Tracker
-from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob, PluginRef
+from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob
 from posttrain.track.spans import Span
 from posttrain.types import (
+    BASELINE_SCORES_COLUMN,
     SCORES_COLUMN,
     WATCH_PART,
     Directive,
@@ -95,25 +96,11 @@ class EngineActor:
 class RewardActor:
     """Scores answers in killable child processes of its own."""
 
-    def __init__(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        timeout_s: float,
-        processes: int,
-        memory_mb: int,
-        judges: Mapping[str, EngineSpec],
-        ensembles: Mapping[str, str],
-        watch: PluginRef | None,
-        directory: str,
-        tracker: bytes,
-    ) -> None:
-        """`judges`: models of stages that judge here; `ensembles`: folders of reward models that
-        score here, by stage; `watch`: a reward that is noted beside the first; `directory`: the
-        stage's, for judges' logs; `tracker`: packed.
-        """
+    def __init__(self, job: OnlineJob, tracker: bytes) -> None:
+        """`job` may be without its prompts; `tracker`: packed."""
         from posttrain.cluster.judges import Judges
-        from posttrain.reward.reward_models import EnsembleScorer
+        from posttrain.model.load import load_tokenizer
+        from posttrain.reward.reward_models import BaselineScores, EnsembleScorer
         from posttrain.reward.worker import RewardPool
 
         self._tracker = unpacked(tracker)[0]
@@ -122,16 +109,21 @@ class RewardActor:
         self._trouble: PosttrainError | None = None
         self._watch: RewardPool | None = None
         try:
-            self._ensembles = {name: EnsembleScorer(path) for name, path in ensembles.items()}
-            self._judges = Judges(judges, Path(directory))
+            self._ensembles = {name: EnsembleScorer(at) for name, at in job.ensembles.items()}
+            self._baselines: BaselineScores | None = None
+            if self._ensembles and job.baselines:
+                tokenizer = load_tokenizer(job.model_path)
+                self._baselines = BaselineScores(self._ensembles, job.baselines, tokenizer)
+            self._judges = Judges(job.judges, Path(job.directory))
         except PosttrainError as error:  # told to whoever asks for a score
             self._trouble = RewardBroken(error.message, help=error.help)
             return
-        told = self._judges.settings(settings)
-        self._pool = RewardPool(name, told, timeout_s, processes, memory_mb)
-        if watch is not None:
-            told = self._judges.settings(watch.settings)
-            self._watch = RewardPool(watch.name, told, timeout_s, processes, memory_mb)
+        limits = job.reward_timeout_s, job.reward_processes, job.reward_memory_mb
+        told = self._judges.settings(job.reward.settings)
+        self._pool = RewardPool(job.reward.name, told, *limits)
+        if job.watch is not None:
+            told = self._judges.settings(job.watch.settings)
+            self._watch = RewardPool(job.watch.name, told, *limits)
 
     def score_many(self, groups: Sequence[tuple[Prompt, Sequence[RolloutRef]]]) -> list[Scoring]:
         """One entry per group. Raises RewardBroken where the reward cannot be used at all.
@@ -171,8 +163,10 @@ class RewardActor:
 
     def _with_scores(
         self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
-    ) -> list[Mapping[str, Any]]:
-        """The rows that rewards read, with what each member of each ensemble says of the answer."""
+    ) -> Sequence[Mapping[str, Any]]:
+        """The rows that rewards read, with what each member of each ensemble says of the answer
+        and, where a reward compares the two, of the row's own.
+        """
         if not self._ensembles:
             return [prompt.row for prompt in prompts]
         sequences = [
@@ -180,10 +174,14 @@ class RewardActor:
             for prompt, rollout in zip(prompts, rollouts, strict=True)
         ]
         scores = {name: each.scores(sequences) for name, each in self._ensembles.items()}
-        return [
+        rows: list[dict[str, Any]] = [
             {**prompt.row, SCORES_COLUMN: {name: found[i] for name, found in scores.items()}}
             for i, prompt in enumerate(prompts)
         ]
+        if self._baselines is not None:
+            for row, found in zip(rows, self._baselines.of(prompts), strict=True):
+                row[BASELINE_SCORES_COLUMN] = found
+        return rows
 
     def close(self) -> None:
         if self._trouble is not None:

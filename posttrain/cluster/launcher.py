@@ -154,7 +154,7 @@ class RayLauncher:
             self._end_coordinator(coordinator, crew)
 
     def _start_rewards(self, job: OnlineJob, tracker: Tracker) -> Any:
-        reward, gpus = job.reward, sum(spec.gpus for spec in job.judges.values())
+        gpus = sum(spec.gpus for spec in job.judges.values())
         gpus += 1 if job.ensembles and job.engine.gpus else 0
         # All at once: Ray would wait for ever for the last of them.
         others = job.num_engines * job.engine.gpus + job.num_trainers * job.gpus_per_trainer
@@ -167,18 +167,7 @@ class RayLauncher:
                 max_restarts=-1,
                 max_task_retries=REWARD_RETRIES,
             )
-            .remote(
-                reward.name,
-                reward.settings,
-                job.reward_timeout_s,
-                job.reward_processes,
-                job.reward_memory_mb,
-                job.judges,
-                job.ensembles,
-                job.watch,
-                job.directory,
-                packed(tracker),
-            )
+            .remote(replace(job, prompts=(), heldout=()), packed(tracker))
         )
 
     def _end_coordinator(self, coordinator: Any, crew: EngineCrew) -> None:

@@ -63,6 +63,7 @@ class OnlineJob:
     checkpoint_every: int
     logprob_check_every: int
     attempt: int
+    baselines: tuple[str, ...] = ()  # columns whose answers reward models score, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,13 @@ from typing import Any
 
 from posttrain.algorithms import needs_of
 from posttrain.config.critic import HEAD, POLICY
-from posttrain.config.pipeline import OnlineRlStage
-from posttrain.config.plugins import load_plugin, plugin_config, reward_stages
+from posttrain.config.pipeline import OnlineRlStage, ScoredReward
+from posttrain.config.plugins import (
+    baseline_columns,
+    load_plugin,
+    plugin_config,
+    reward_stages,
+)
 from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
@@ -99,6 +104,7 @@ def run(
         checkpoint_every=stage.checkpoint_every,
         logprob_check_every=stage.logprob_check_every,
         attempt=context.attempt,
+        baselines=_baselines(stage),
     )
     return context.launcher.run_online(job, context.tracker)
 
@@ -161,9 +167,18 @@ def _ensembles(stage: OnlineRlStage, context: StageContext, model_path: str) -> 
 
 def _named(stage: OnlineRlStage, makes: str) -> list[str]:
     """Stages that `reward` or `watch` names for what they make, in order, each once."""
-    rewards = [stage.reward, *([stage.watch] if stage.watch else [])]
-    named = [each for reward in rewards for each in reward_stages(reward)]
+    named = [each for reward in _rewards(stage) for each in reward_stages(reward)]
     return list(dict.fromkeys(each.stage for each in named if each.makes == makes))
+
+
+def _baselines(stage: OnlineRlStage) -> tuple[str, ...]:
+    """Columns with answers that `reward` or `watch` compares with, each once."""
+    columns = [each for reward in _rewards(stage) for each in baseline_columns(reward)]
+    return tuple(dict.fromkeys(columns))
+
+
+def _rewards(stage: OnlineRlStage) -> list[ScoredReward]:
+    return [stage.reward, *([stage.watch] if stage.watch else [])]
 
 
 def _critic(config: Any, context: StageContext) -> str:
