@@ -12,8 +12,8 @@ form: each is a number times the gradient of an answer's log-prob. So
     A   = β·σ(-z) + λ/|y+| on y+,   -β·σ(-z) on y-,   0 on all others
     L_t = max(-A·w_t, -A·clip(w_t, 1 - low, 1 + high)),   w_t = π(y_t) / π_old(y_t)
 
-has the gradient of L, with z of the log-probs at which the answers were sampled. (The printed sign
-of the likelihood's term would make y+ less likely; it is learnt.)
+has the gradient of L, with z of the log-probs at which the answers were sampled. Its value is not
+L's, and means nothing. (The printed sign of the likelihood's term would make y+ less likely.)
 
 Assumes that the weights that sampled are those that are trained: then w = 1 and the gradient is
 exact. In later steps on a batch, and on older answers, σ(-z) is still that of the sampling weights:
