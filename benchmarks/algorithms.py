@@ -1,4 +1,5 @@
-"""Every online algorithm on the same small problem: does it learn, and does it stay sound?
+"""Every online algorithm that needs no constraints on the same small problem: does it learn, and
+does it stay sound?
 
 One model that does part of the arithmetic is trained on by each algorithm, from three seeds, with
 128 rollouts a step. Settings are the algorithms' own defaults but for the learning rate, which

@@ -59,7 +59,8 @@ class AdvantageInputs:
     values_T: Tensor | None = None  # [T] with NEEDS.critic: value before each token
     greedy_rewards_G: Tensor | None = None  # [G] with NEEDS.greedy
     cut_B: Tensor | None = None  # [B] True where the answer hit the token limit
-    reward_parts: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [G, K]
+    # name -> [G, K], NaN where an answer's score has no such part (a judge of other prompts)
+    reward_parts: Mapping[str, Tensor] = field(default_factory=dict)
     # β of the KL in the reward: the configuration's, or what the adaptive controller made of it.
     kl_coefficient: float = 0.0
     max_new_tokens: int = 0  # the stage's limit of one answer

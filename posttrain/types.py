@@ -74,6 +74,9 @@ def told_apart(sources: Iterable[str]) -> list[str]:
 SCORES_COLUMN = "_reward_models"
 """Of a row that rewards read: what reward models say of the answer. Stage -> one standardised score
 per member; rewards that combine them find them here, for they have no model themselves."""
+BASELINE_SCORES_COLUMN = "_reward_models_baselines"
+"""Of a row that rewards read: what reward models say of answers that the row brings along. Column
+of the answer -> stage -> one standardised score per member."""
 MEMBERS_STD = "members_std"
 """Part of a score: how far the members of an ensemble differ."""
 WATCH_PART = "watch"

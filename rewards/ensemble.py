@@ -76,5 +76,5 @@ def gold(config: Config) -> Sequence[Example]:
 
 def bad(config: Config) -> Sequence[Example]:
     """A low score, and one high score beside lower ones."""
-    scores = ([0.2, 0.1, 0.3], [2.4, -1.0, 0.4])
+    scores = ([0.2, 0.1, 0.3], [-1.0, 0.4, 2.4])
     return [Example({SCORES_COLUMN: {config.ensemble: each}}, "an answer") for each in scores]

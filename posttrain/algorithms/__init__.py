@@ -2,8 +2,8 @@
 
 Online: `Config`, `NEEDS`, `advantages(inputs, config)`, `loss(inputs, config)`.
 Offline: `Config`, `NEEDS`, `objective(config)`.
-Where the needs depend on more settings than the KL's, a file also has `needs(config)`; ask
-`needs_of`.
+Where the needs are not what `NEEDS` and the settings of the KL say, a file also has
+`needs(config)`; ask `needs_of`.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ nothing, so nothing could be lost since then: name the first trained model.""",
     "impossible-group": """GRPO and its relatives compare the answers to one prompt with one
 another. With one answer per prompt every advantage is zero and nothing is learnt. Use
 `batch.samples_per_prompt: 2` or more, or an algorithm with another baseline: remax (the greedy
-answer), ppo (a critic), reinforce_pp (the whole batch).""",
+answer), ppo (a critic), reinforce_pp and crpg (the whole batch).""",
     "charged-twice": """The same thing would be taken off twice. The KL to the starting model goes
 either into the reward (`kl_in_reward`, as in PPO, ReMax and RLOO) or into the loss (`kl_in_loss`,
 as in GRPO): set one of them to 0, also where the other is an algorithm's default. An unfinished

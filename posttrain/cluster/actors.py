@@ -21,6 +21,7 @@ from posttrain.ports import CoordinatorPort, EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob, PluginRef, ScoringJob
 from posttrain.track.spans import Span
 from posttrain.types import (
+    BASELINE_SCORES_COLUMN,
     SCORES_COLUMN,
     WATCH_PART,
     Directive,
@@ -101,7 +102,8 @@ class RewardActor:
     def __init__(self, job: ScoringJob, tracker: bytes) -> None:
         """`tracker`: packed."""
         from posttrain.cluster.judges import Judges
-        from posttrain.reward.reward_models import EnsembleScorer
+        from posttrain.model.load import load_tokenizer
+        from posttrain.reward.reward_models import BaselineScores, EnsembleScorer
 
         self._tracker = unpacked(tracker)[0]
         if _was_restarted():
@@ -109,7 +111,11 @@ class RewardActor:
         self._trouble: PosttrainError | None = None
         self._watch: RewardPool | None = None
         try:
-            self._ensembles = {name: EnsembleScorer(path) for name, path in job.ensembles.items()}
+            self._ensembles = {name: EnsembleScorer(at) for name, at in job.ensembles.items()}
+            self._baselines: BaselineScores | None = None
+            if self._ensembles and job.baselines:
+                tokenizer = load_tokenizer(job.tokenizer_path)
+                self._baselines = BaselineScores(self._ensembles, job.baselines, tokenizer)
             self._judges = Judges(job.judges, Path(job.directory))
         except PosttrainError as error:  # told to whoever asks for a score
             self._trouble = RewardBroken(error.message, help=error.help)
@@ -168,8 +174,10 @@ class RewardActor:
 
     def _with_scores(
         self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
-    ) -> list[Mapping[str, Any]]:
-        """The rows that rewards read, with what each member of each ensemble says of the answer."""
+    ) -> Sequence[Mapping[str, Any]]:
+        """The rows that rewards read, with what each member of each ensemble says of the answer
+        and, where a reward compares the two, of the row's own.
+        """
         if not self._ensembles:
             return [prompt.row for prompt in prompts]
         sequences = [
@@ -177,10 +185,14 @@ class RewardActor:
             for prompt, rollout in zip(prompts, rollouts, strict=True)
         ]
         scores = {name: each.scores(sequences) for name, each in self._ensembles.items()}
-        return [
+        rows: list[dict[str, Any]] = [
             {**prompt.row, SCORES_COLUMN: {name: found[i] for name, found in scores.items()}}
             for i, prompt in enumerate(prompts)
         ]
+        if self._baselines is not None:
+            for row, found in zip(rows, self._baselines.of(prompts), strict=True):
+                row[BASELINE_SCORES_COLUMN] = found
+        return rows
 
     def close(self) -> None:
         if self._trouble is not None:

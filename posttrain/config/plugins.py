@@ -12,6 +12,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -154,6 +155,18 @@ def reward_stages(reward: Plugin, base_dir: str | Path | None = None) -> list[Na
     except InputError:
         pass
     return found
+
+
+def baseline_columns(reward: Plugin, base_dir: str | Path | None = None) -> list[str]:
+    """The columns with an answer of the row's own that a reward, or a part of it, scores beside the
+    policy's, each once. What cannot be loaded names none.
+    """
+    found: list[str] = []
+    with suppress(InputError):
+        for *_, module, config in with_parts(reward, base_dir):
+            if hasattr(module, "baseline_columns"):
+                found += module.baseline_columns(config)
+    return list(dict.fromkeys(found))
 
 
 def algorithm_mode(module: ModuleType) -> Mode | None:

@@ -88,14 +88,24 @@ def render_prompt(
     Of `messages` that end with the assistant's turn, what stands before it. Raises InputError.
     """
     source = _template_source(row, tokenizer, template)
-    messages = _messages({key: value for key, value in row.items() if key != "completion"})
-    if messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    pieces = _pieces(messages, tokenizer, source, ask=True)
+    pieces = _pieces(_asked(row), tokenizer, source, ask=True)
     ids: list[int] = []
     for piece in pieces:
         ids += encode_piece(tokenizer, piece.text, first=not ids)
     return RenderedPrompt(tuple(ids), "".join(piece.text for piece in pieces))
+
+
+def render_answer(
+    row: Mapping[str, Any], answer: str, tokenizer: Tokenizer, template: str | None = None
+) -> tuple[int, ...]:
+    """[T] ids of a text as the answer to the row's question, with its end of turn: what stands
+    behind the ids of `render_prompt`. Raises InputError.
+    """
+    # A bare prompt stays one: without a chat template it is plain text, and messages are refused.
+    bare = isinstance(row.get("prompt"), str) and not row.get("messages")
+    prompt = row["prompt"] if bare else _asked(row)
+    whole = render({"prompt": prompt, "completion": answer}, tokenizer, template)
+    return whole.token_ids[len(render_prompt({"prompt": prompt}, tokenizer, template).token_ids) :]
 
 
 def show_row(
@@ -172,6 +182,12 @@ def _messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
     if completion is not None:
         messages.append({"role": "assistant", "content": completion})
     return messages
+
+
+def _asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The row's messages without the answer that it may have."""
+    messages = _messages({key: value for key, value in row.items() if key != "completion"})
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def _template_source(row: Mapping[str, Any], tokenizer: Tokenizer, template: str | None) -> str:

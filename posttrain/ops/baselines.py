@@ -1,4 +1,4 @@
-"""What a reward is compared with: the other samples of the same prompt."""
+"""What a reward is compared with: the other samples of the same prompt, or of the whole batch."""
 
 from __future__ import annotations
 
@@ -19,22 +19,30 @@ def group_mean(rewards_GK: Tensor) -> Tensor:
     Counted from the group's first reward on: otherwise the mean is rounded, and what is left of
     equal rewards, divided by a deviation of nearly 0, would be an advantage.
     """
-    _check(rewards_GK)
+    check_groups(rewards_GK)
     first_G1 = rewards_GK[:, :1]
     return first_G1 + (rewards_GK - first_G1).mean(dim=1, keepdim=True)
 
 
 def group_std(rewards_GK: Tensor) -> Tensor:
     """[G, 1] standard deviation of each group, unbiased (divided by K - 1)."""
-    _check(rewards_GK)
+    check_groups(rewards_GK)
     return rewards_GK.std(dim=1, unbiased=True, keepdim=True)
+
+
+def batch_mean(rewards_GK: Tensor) -> Tensor:
+    """[] mean over all groups; of equal rewards exactly that reward, as in `group_mean`."""
+    check_rank(2, rewards_GK=rewards_GK)
+    check_floating(rewards_GK=rewards_GK)
+    first = rewards_GK[0, 0]
+    return first + (rewards_GK - first).mean()
 
 
 def leave_one_out(rewards_GK: Tensor) -> Tensor:
     """[G, K] mean of the *other* samples of the group: (sum - own) / (K - 1) (RLOO, 2402.14740);
     of equal rewards exactly that reward, as in `group_mean`.
     """
-    _check(rewards_GK)
+    check_groups(rewards_GK)
     first_G1 = rewards_GK[:, :1]
     offsets_GK = rewards_GK - first_G1
     others_GK = offsets_GK.sum(dim=1, keepdim=True) - offsets_GK
@@ -64,7 +72,8 @@ def over_tokens(values_GK: Tensor, lengths_B: Tensor) -> Tensor:
     return values_GK.reshape(-1).repeat_interleave(lengths_B)
 
 
-def _check(rewards_GK: Tensor) -> None:
+def check_groups(rewards_GK: Tensor) -> None:
+    """Raise ValueError where groups have no two samples, or rewards are no [G, K] of floats."""
     check_rank(2, rewards_GK=rewards_GK)
     check_floating(rewards_GK=rewards_GK)
     if rewards_GK.shape[1] < 2:

@@ -53,14 +53,14 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, most))  # a sandbox may set its own above it
         module = load_plugin("reward", setup.name)
         config = plugin_config(module, setup.settings)
-        reward = _Reward(module, config, setup.timeout_s * num_parts(config))
+        reward = _Reward(module, config, setup.timeout_s * num_parts(module, config))
         if reward.together:
             side_by_side(setup.timeout_s)
         warm_up(module, config)
     except (Exception, SystemExit) as error:  # boundary: whatever its file raises is told
         _send(results, f"{type(error).__name__}: {error}")
         return
-    _send(results, Ready(reward.together, num_parts(config)))
+    _send(results, Ready(reward.together, num_parts(module, config)))
     with asyncio.Runner() as runner:  # one loop, so that an endpoint's connections are kept
         for batch in incoming:
             runner.run(reward.reply_to(batch, results))

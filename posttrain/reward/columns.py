@@ -9,6 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain.errors import RewardBroken
+from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN
+
+
+def is_text(value: object) -> bool:
+    """Whether a column's value says something: a text that is not blank."""
+    return isinstance(value, str) and bool(value.strip())
 
 
 def text_of(row: Mapping[str, Any], column: str) -> str:
@@ -16,7 +22,7 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     text = _value(row, column)
     if not isinstance(text, str):
         raise RewardBroken(f"the row's `{column}` is {text!r:.80}, not a text", help=_HELP)
-    if not text.strip():
+    if not is_text(text):
         raise RewardBroken(f"the row's `{column}` is blank", help=_HELP)
     return text
 
@@ -37,12 +43,14 @@ def whole_numbers_of(row: Mapping[str, Any], column: str) -> list[int]:
     return [int(number) for number in numbers]
 
 
+_RESERVED = (SCORES_COLUMN, BASELINE_SCORES_COLUMN)
 _HELP = "name the right column under `data: columns:`, or drop such rows"
 
 
 def _value(row: Mapping[str, Any], column: str) -> Any:
     if column not in row:
-        there = ", ".join(f"`{name}`" for name in list(row)[:20]) or "none"
+        own = [name for name in row if name not in _RESERVED]
+        there = ", ".join(f"`{name}`" for name in own[:20]) or "none"
         raise RewardBroken(f"the row has no column `{column}`; it has {there}", help=_HELP)
     return row[column]
 

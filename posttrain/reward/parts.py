@@ -104,10 +104,15 @@ def waits(module: Any, config: Any) -> bool:
     return is_batched(module) or inspect.iscoroutinefunction(getattr(module, "score", None))
 
 
-def num_parts(config: Any) -> int:
-    """How many rewards that are not made of others a reward asks at most, itself included."""
-    parts = [_loaded(part)[1] for _, part in nested_plugins(config)]
-    return sum(map(num_parts, parts)) if parts else 1
+def num_parts(module: Any, config: Any) -> int:
+    """How many times rewards that are not made of others are asked for one score at most, itself
+    included; again for each answer of the row that is compared with.
+    """
+    parts = [_loaded(part) for _, part in nested_plugins(config)]
+    if not parts:
+        return 1
+    columns = module.baseline_columns(config) if hasattr(module, "baseline_columns") else ()
+    return (1 + len(columns)) * sum(num_parts(*part) for part in parts)
 
 
 def warm_up(module: Any, config: Any) -> None:

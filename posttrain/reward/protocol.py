@@ -14,6 +14,10 @@ outside its time limit: for what takes long to load. `FORM_ONLY = True` says tha
 answer is written and not whether it is right, so that an audit does not blame it for paying for
 answers that say nothing.
 
+`baseline_columns(config)` names the columns with an answer of the row's own that the reward scores
+beside the policy's, to compare the two: reward models then score that answer as well, once per
+prompt, and the row has it under BASELINE_SCORES_COLUMN.
+
 `summary(parts)` may sum up the parts of many scores as shares by name, for what a suite shows
 beside the share of right answers.
 

@@ -8,15 +8,20 @@ answers, so that members can be compared.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from posttrain import ops
+from posttrain.errors import InputError, RewardBroken
+from posttrain.model.chat import render_answer
 from posttrain.model.folders import ENSEMBLE, member_folders
 from posttrain.model.reward import load_reward_model, score_sequences
+from posttrain.reward.columns import is_text
+from posttrain.types import Prompt
 
 TOKENS_PER_PASS = 16_384
 
@@ -53,3 +58,45 @@ class EnsembleScorer:
         found: list[list[float]] = self.standardised(once).T.tolist()
         place = {sequence: index for index, sequence in enumerate(once)}
         return [found[place[tuple(sequence)]] for sequence in sequences]
+
+
+class BaselineScores:
+    """What ensembles say of answers that rows bring along, as if the policy had given them.
+
+    Each is scored once, when its prompt is first seen, and kept: a few numbers per prompt.
+    """
+
+    def __init__(
+        self, ensembles: Mapping[str, EnsembleScorer], columns: Sequence[str], tokenizer: Any
+    ) -> None:
+        """`ensembles` by stage; `columns` hold the answers; `tokenizer` is the policy's."""
+        self._ensembles = ensembles
+        self._columns = columns
+        self._tokenizer = tokenizer
+        self._known: dict[tuple[str, str], dict[str, list[float]]] = {}
+
+    def of(self, prompts: Sequence[Prompt]) -> list[dict[str, dict[str, list[float]]]]:
+        """[B] column -> stage -> [M]; without the columns in which the row has no text, for a
+        reward to refuse. Raises RewardBroken where the chat template cannot write an answer down.
+        """
+        wanted = {
+            (prompt.id, column): prompt
+            for prompt in prompts
+            for column in self._columns
+            if (prompt.id, column) not in self._known and is_text(prompt.row.get(column))
+        }
+        sequences = [self._sequence(prompt, column) for (_, column), prompt in wanted.items()]
+        if wanted:
+            scores = {name: each.scores(sequences) for name, each in self._ensembles.items()}
+            for at, key in enumerate(wanted):
+                self._known[key] = {name: found[at] for name, found in scores.items()}
+        keys = [[(prompt.id, column) for column in self._columns] for prompt in prompts]
+        return [{key[1]: self._known[key] for key in each if key in self._known} for each in keys]
+
+    def _sequence(self, prompt: Prompt, column: str) -> tuple[int, ...]:
+        try:
+            answer = render_answer(prompt.row, prompt.row[column], self._tokenizer)
+        except InputError as error:
+            message = f"the `{column}` of {prompt.id} cannot be scored: {error.message}"
+            raise RewardBroken(message, help=error.help) from error
+        return (*prompt.token_ids, *answer)

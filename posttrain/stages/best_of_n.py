@@ -46,9 +46,10 @@ def run(
 ) -> dict[str, Any]:
     """Score and sum up; returns what becomes measurements.json."""
     folder = DatasetFolder(context.inputs[stage.samples].path)
-    vocabulary = folder.summary["vocabulary"]
     watch = (stage.gold, gold)
-    job = scoring_job("scored_by", stage.scored_by, scored_by, context, vocabulary, watch)
+    job = scoring_job(
+        "scored_by", stage.scored_by, scored_by, context, str(folder.tokenizer), watch
+    )
     pools: list[Pool] = []
     broken = 0
     with context.launcher.scorer(job, context.tracker) as scorer:

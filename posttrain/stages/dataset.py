@@ -3,6 +3,7 @@
     dataset/
       prompts.jsonl            one prompt per line, as it was asked
       samples/000012.parquet   the answers to some of the prompts: a part, written whole
+      tokenizer/               of the model that answered: what reward models are compared with
       rows.jsonl               what the selection made of them: data for other stages
       dataset.json             counts; written last
 
@@ -49,6 +50,10 @@ class DatasetFolder:
         """Write the prompts; parts of an earlier attempt stay."""
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
         self._write_lines("prompts.jsonl", map(_as_json, prompts))
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
 
     def prompts(self) -> list[Prompt]:
         with (self.path / "prompts.jsonl").open(encoding="utf-8") as file:

@@ -22,13 +22,12 @@ from typing import Any
 from posttrain.config.answers import GenerateStage
 from posttrain.config.plugins import load_plugin
 from posttrain.errors import EngineFailed, ProcessDied
-from posttrain.model.folders import vocabulary_fingerprint
 from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.dataset import Answers, DatasetFolder
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import LeasedEngine, Scorer
-from posttrain.stages.own_answers import own_answers
+from posttrain.stages.own_answers import keep_tokenizer, own_answers
 from posttrain.stages.questions import render_prompts
 from posttrain.stages.scoring import scoring_job
 from posttrain.stages.select_rows import select_rows
@@ -63,10 +62,9 @@ def run(
     longest = max(len(prompt.token_ids) for prompt in prompts) + answer_tokens
     spec = engine_spec(context.cluster, model_path, longest)
     count = context.num_engines(stage.resources)
-    vocabulary = vocabulary_fingerprint(model_path)
     scoring: Any = nullcontext(None)
     if stage.scored_by is not None and scored_by is not None:
-        job = scoring_job("scored_by", stage.scored_by, scored_by, context, vocabulary)
+        job = scoring_job("scored_by", stage.scored_by, scored_by, context, model_path)
         scoring = context.launcher.scorer(job, context.tracker, count * spec.gpus)
     with scoring as scorer:
         for attempt in range(1, ENGINE_ATTEMPTS + 1):
@@ -80,7 +78,8 @@ def run(
                 context.tracker.event("engine-lost", message=error.message)
     if work.left:
         return "stopped"
-    select_rows(stage, selection, folder, vocabulary, context)
+    context.launcher.call(keep_tokenizer, model_path, str(folder.tokenizer))
+    select_rows(stage, selection, folder, context)
     return "done"
 
 

@@ -38,6 +38,8 @@ class ScoringJob:
     ensembles: Mapping[str, str]  # folder by the stage whose reward models score
     gpus: int  # of each reward model's process; judges have their own
     directory: str  # the stage's: judges' logs lie there
+    tokenizer_path: str  # folder with the tokenizer of the policy
+    baselines: tuple[str, ...] = ()  # columns whose answers reward models score, too
     watch: PluginRef | None = None  # a reward that is noted beside the first
 
 

@@ -13,7 +13,7 @@ from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
-from posttrain.model.folders import member_folders, vocabulary_fingerprint
+from posttrain.model.folders import member_folders
 from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import OnlineJob, PluginRef
@@ -56,7 +56,7 @@ def run(
             stage.reward,
             reward,
             context,
-            vocabulary_fingerprint(model_path),
+            model_path,
             (stage.watch, watch) if stage.watch and watch else None,
         ),
         stop_at_members_std=stage.stop_at_members_std,

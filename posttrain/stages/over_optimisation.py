@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.config.answers import OverOptimisationStage
-from posttrain.model.folders import vocabulary_fingerprint
 from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import PluginRef
@@ -52,7 +51,7 @@ def run(stage: OverOptimisationStage, gold: PluginRef, context: StageContext) ->
     tell_left_out(report, context.tracker)
     sampling = Sampling(answer_tokens, 1.0, context.seed)
     seen: list[Seen] = []
-    job = scoring_job("gold", stage.gold, gold, context, vocabulary_fingerprint(start))
+    job = scoring_job("gold", stage.gold, gold, context, start)
     gpus = context.cluster.gpus_per_engine
     with context.launcher.scorer(job, context.tracker, gpus) as scorer:
         for name in (stage.model, *stage.models):

@@ -1,4 +1,4 @@
-"""Answers that rows of the data bring with them, as if a model had given them: for comparison."""
+"""What is kept of a model that answers: its tokenizer, and the data's own answers in its tokens."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ def own_answers(model_path: str, prompts: Sequence[Prompt], column: str) -> list
             )
         )
     return found
+
+
+def keep_tokenizer(model_path: str, target: str) -> None:
+    """Write a model's tokenizer into a folder of its own. Runs in a process of its own."""
+    from posttrain.model.load import load_tokenizer
+
+    load_tokenizer(model_path).save_pretrained(target)
 
 
 def _own_text(row: Mapping[str, Any], column: str) -> str | None:

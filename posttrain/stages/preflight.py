@@ -20,7 +20,13 @@ from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
 from posttrain.config.pipeline import OnlineRlStage, Suite
 from posttrain.config.plugin import named_stages
-from posttrain.config.plugins import load_plugin, plugin_config, with_parts
+from posttrain.config.plugins import (
+    baseline_columns,
+    load_plugin,
+    plugin_config,
+    reward_stages,
+    with_parts,
+)
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
 from posttrain.prompts.sources import MICROWORLD
 from posttrain.reward.examples import examples_of
@@ -29,7 +35,7 @@ from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.scoring import reward_pool
 from posttrain.stages.step_limits import check_step
-from posttrain.types import Prompt
+from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt
 
 ROWS_TRIED = 20_000  # rows rendered per data set here; the stage itself renders all of them
 GENERATED_TRIED = 2_000  # of rows that the micro world makes to learn from: all are of one kind
@@ -172,19 +178,23 @@ def _look_at_questions(request: PreflightRequest, folder: str) -> None:
 
 def _look_at_first_rows(reward: ScoredReward, prompts: Sequence[Prompt]) -> None:
     """The reward must be able to score an answer to the first question of each source, an empty
-    one: rows that lack what it reads are found before anything is trained. Not where a model
-    judges, which costs something.
+    one: rows that lack what it reads are found before anything is trained. Reward models are taken
+    to say 0. Not where a model judges, which costs something.
     """
-    if any(
-        hasattr(module, "ready") or any(named_stages(config))
-        for *_, module, config in with_parts(reward, None)
-    ):
+    named = reward_stages(reward)
+    judged = any(hasattr(module, "ready") for *_, module, _ in with_parts(reward, None))
+    if judged or any(each.makes == "model" for each in named):
         return
+    said: dict[str, Any] = {}
+    if scores := {each.stage: [0.0] for each in named}:
+        said = {SCORES_COLUMN: scores}
+        said[BASELINE_SCORES_COLUMN] = dict.fromkeys(baseline_columns(reward), scores)
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         first.setdefault(prompt.source, prompt)
     with reward_pool(reward) as pool:
-        outcomes = pool.score([each.row for each in first.values()], [""] * len(first))
+        rows = [{**each.row, **said} for each in first.values()]
+        outcomes = pool.score(rows, [""] * len(first))
     broken = [
         Problem(
             "bad-row",

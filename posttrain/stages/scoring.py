@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.config.answers import ScoredReward
-from posttrain.config.plugins import reward_stages, with_parts
+from posttrain.config.plugins import baseline_columns, reward_stages, with_parts
 from posttrain.errors import InputError, Problem
 from posttrain.model.folders import member_folders, vocabulary_fingerprint
 from posttrain.ports import EngineSpec
@@ -44,15 +44,17 @@ def scoring_job(
     reward: ScoredReward,
     plugin: PluginRef,
     context: StageContext,
-    vocabulary: str | None,
+    tokenizer_path: str,
     watch: tuple[ScoredReward, PluginRef] | None = None,
 ) -> ScoringJob:
     """The reward at the stage's `key`, and the stages whose models judge or score for it.
 
-    `vocabulary` is the fingerprint of the tokens that answers are made of. Raises InputError where
-    reward models read other ones.
+    `tokenizer_path` is the folder of the policy, or of its tokenizer alone. Raises InputError where
+    reward models read other tokens.
     """
     keys = {key: reward} | ({"watch": watch[0]} if watch else {})
+    vocabulary = vocabulary_fingerprint(tokenizer_path)
+    baselines = [column for each in keys.values() for column in baseline_columns(each)]
     ensembles = _named(keys, "reward_models", context)
     for at, name, path in ensembles:
         _require_vocabulary(path, vocabulary, name, f"stages.{context.name}.{at}")
@@ -66,6 +68,8 @@ def scoring_job(
         ensembles={name: path for _, name, path in ensembles},
         gpus=1 if ensembles and context.cluster.gpus_per_engine else 0,
         directory=str(context.directory),
+        tokenizer_path=tokenizer_path,
+        baselines=tuple(dict.fromkeys(baselines)),
         watch=watch[1] if watch else None,
     )
 
@@ -90,7 +94,7 @@ def _judge(path: str, context: StageContext) -> EngineSpec:
     return engine_spec(context.cluster, path, min(context_length(path), LONGEST_JUDGED_TOKENS))
 
 
-def _require_vocabulary(path: str, vocabulary: str | None, name: str, place: str) -> None:
+def _require_vocabulary(path: str, vocabulary: str, name: str, place: str) -> None:
     for member in member_folders(path):
         theirs = vocabulary_fingerprint(member)
         if vocabulary and theirs and theirs != vocabulary:

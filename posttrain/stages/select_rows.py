@@ -21,7 +21,6 @@ def select_rows(
     stage: GenerateStage,
     selection: PluginRef,
     folder: DatasetFolder,
-    vocabulary: str | None,
     context: StageContext,
 ) -> None:
     """Write what the selection makes of the answers. Raises InputError where that is nothing."""
@@ -33,7 +32,6 @@ def select_rows(
         "schema": 1,
         "columns": list(module.COLUMNS),
         "samples_per_prompt": stage.samples_per_prompt,
-        "vocabulary": vocabulary,
     }
     count = folder.finish(rows, summary)
     context.tracker.log(

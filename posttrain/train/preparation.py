@@ -127,6 +127,7 @@ class Preparation:
             values_T=values_T,
             greedy_rewards_G=None if greedy_G is None else scale * greedy_G,
             cut_B=flat.cut_B,
+            reward_parts=flat.reward_parts,
             kl_coefficient=self.kl_coefficient,
             max_new_tokens=self._settings.max_new_tokens,
         )

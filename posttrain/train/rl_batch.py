@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ class FlatBatch:
     versions_T: Tensor  # [T] int64
     cut_B: Tensor  # [B] bool
     greedy_rewards_G: Tensor | None = None  # [G] fp32, of the greedy answers where there are any
+    # [G, K] fp32 by the name of what scores are made of, NaN where a score has no such part.
+    reward_parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def lengths_B(self) -> Tensor:
@@ -80,7 +83,16 @@ def flatten(batch: TrainBatch) -> FlatBatch:
         versions_T=_concatenate([r.versions for r in rollouts], np.int64),
         cut_B=torch.tensor([rollout.finish == "length" for rollout in rollouts]),
         greedy_rewards_G=torch.tensor(greedy, dtype=torch.float32) if greedy else None,
+        reward_parts=_reward_parts(batch),
     )
+
+
+def _reward_parts(batch: TrainBatch) -> dict[str, Tensor]:
+    """name -> [G, K] of everything that any score is made of."""
+    groups = [[score.parts for score in scored.scores] for scored in batch.groups]
+    names = sorted({name for group in groups for parts in group for name in parts})
+    found = {name: [[parts.get(name, math.nan) for parts in g] for g in groups] for name in names}
+    return {name: torch.tensor(each, dtype=torch.float32) for name, each in found.items()}
 
 
 def sequences_of(rollouts: Sequence[Rollout]) -> Sequences:

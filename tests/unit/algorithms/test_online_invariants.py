@@ -22,6 +22,7 @@ ALL = {
 }
 ONLINE = {name: module for name, module in ALL.items() if algorithm_mode(module) == "online"}
 WITHOUT_KL = {"kl_in_reward": 0}
+MEASURED = {"codpo", "crpg", "crraft"}  # their formulas have an answer's distance to the reference
 GROUPED = [
     name for name, module in ONLINE.items() if needs_of(module, module.Config(**WITHOUT_KL)).groups
 ]
@@ -39,13 +40,14 @@ def without_kl(algorithm, **settings):
 
 
 def plain_batch(rewards=None, lengths=LENGTHS, **others):
-    """Two prompts with four answers, one of them empty."""
+    """Two prompts with four answers, one of them empty; as likely as under the reference."""
     rewards = [[1.0, 0.0, 0.5, 0.0], [1.0, 1.0, 0.0, 1.0]] if rewards is None else rewards
     given = {
         "values_T": [0.25] * sum(lengths),
         "greedy_rewards_G": [0.5] * len(rewards),
         "cut_B": [False] * len(lengths),
         "max_new_tokens": 64,
+        "reference_logprobs_T": [0.0] * sum(lengths),
     }
     return batch_inputs(rewards, lengths, **(given | others))
 
@@ -69,9 +71,9 @@ def random_micro(lengths, **others):
     return micro_inputs(logprobs, advantages, **(given | others))
 
 
-def test_there_are_ten():
-    assert len(ONLINE) == 10
-    assert set(ONLINE) - set(GROUPED) == {"ppo", "reinforce_pp", "remax"}
+def test_there_are_thirteen():
+    assert len(ONLINE) == 13
+    assert set(ONLINE) - set(GROUPED) == {"crpg", "crraft", "ppo", "reinforce_pp", "remax"}
 
 
 def test_the_documentation_knows_each_with_its_settings():
@@ -137,8 +139,9 @@ def test_nothing_chosen_and_nothing_said_give_numbers(algorithm):
 
 
 def test_kl_in_the_reward_needs_reference_logprobs(algorithm):
-    with pytest.raises(ValueError, match="kl_coefficient is above 0, but no reference"):
-        algorithm.advantages(plain_batch(kl_coefficient=0.1), algorithm.Config())
+    inputs = plain_batch(kl_coefficient=0.1, reference_logprobs_T=None)
+    with pytest.raises(ValueError, match="but no reference log-probs were given"):
+        algorithm.advantages(inputs, algorithm.Config())
 
 
 def test_kl_in_the_reward_lowers_what_drifted(algorithm):
@@ -149,8 +152,9 @@ def test_kl_in_the_reward_lowers_what_drifted(algorithm):
     assert near > far
 
 
-def test_a_reference_is_needed_only_with_a_kl(algorithm):
-    assert not needs_of(algorithm, without_kl(algorithm)).reference
+def test_a_reference_is_needed_only_with_a_kl_or_a_distance(algorithm):
+    is_measured = algorithm.__name__.rpartition(".")[2] in MEASURED
+    assert needs_of(algorithm, without_kl(algorithm)).reference == is_measured
     for settings in ({"kl_in_reward": 0.1}, {"kl_in_reward": 0, "kl_in_loss": 0.1}):
         assert needs_of(algorithm, algorithm.Config(**settings)).reference
 

@@ -8,7 +8,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from posttrain.errors import InputError
-from posttrain.model.chat import end_of_turn_ids, render, render_prompt, require_stops, show_row
+from posttrain.model.chat import (
+    end_of_turn_ids,
+    render,
+    render_answer,
+    render_prompt,
+    require_stops,
+    show_row,
+)
 from posttrain.model.chat_templates import shipped_templates
 from posttrain.model.micro import micro_tokenizer
 
@@ -183,3 +190,17 @@ def test_no_space_creeps_in_between_prompt_and_answer():
     assert tokenizer.decode(row.token_ids, skip_special_tokens=True) == (
         "Once upon a time, there was a cat."
     )
+
+
+def test_an_answer_s_ids_are_those_behind_the_prompt_s():
+    tokenizer = word_tokenizer(bos=True)
+    row = {"prompt": "hi", "completion": "bye", "answer": "ok"}
+    assert render_answer(row, "yo ok", tokenizer) == (9, 10, 2)
+    assert render_answer(row, "yo", tokenizer, "chatml") == (9, 4)
+
+
+def test_an_answer_to_messages_takes_the_place_of_theirs():
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "bye"}]
+    for given in (messages, messages[:1]):
+        assert render_answer({"messages": given}, "yo", word_tokenizer(), "chatml") == (9, 4)
+    assert render_answer({"prompt": messages[:1]}, "yo", word_tokenizer(), "chatml") == (9, 4)

@@ -41,3 +41,9 @@ def test_group_advantages_under_every_scale():
         assert found[1].tolist() == [0.0, 0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="no scale 'mean'"):
         baselines.group_advantages(rewards, "mean")
+
+
+def test_the_batch_s_mean_of_equal_rewards_is_exactly_that_reward():
+    assert baselines.batch_mean(torch.tensor([[1.0, 0.0], [0.5, 0.5]])).item() == 0.5
+    assert baselines.batch_mean(torch.full((4, 3), 7.3)).item() == torch.tensor(7.3).item()
+    assert baselines.batch_mean(torch.tensor([[0.25]])).item() == 0.25  # a single answer

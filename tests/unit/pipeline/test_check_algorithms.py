@@ -33,6 +33,7 @@ def problems_of(write_pipeline: Callable[..., str]) -> Callable[..., list[str]]:
     "name",
     [
         "cispo",
+        "codpo",
         "dapo",
         "dr_grpo",
         "grpo",
@@ -53,7 +54,7 @@ def test_a_group_baseline_needs_a_group(problems_of, name: str) -> None:
     assert problems_of(name, samples=2) == []
 
 
-@pytest.mark.parametrize("name", ["ppo", "remax", "reinforce_pp"])
+@pytest.mark.parametrize("name", ["crpg", "crraft", "ppo", "remax", "reinforce_pp"])
 def test_other_baselines_do_with_one_answer(problems_of, name: str) -> None:
     assert problems_of(name, samples=1) == []
 

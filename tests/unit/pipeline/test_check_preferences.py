@@ -118,6 +118,18 @@ def test_an_ensemble_can_be_watched_and_be_a_part(pairs):
     assert report_of(file).graph.needs["rlvr"] == ("sft", "rm")
 
 
+def test_an_ensemble_may_be_calibrated_behind_judges(pairs):
+    calibrated = "{name: calibrated, score: {ensemble: rm, combine: mean}}"
+    judges = "{short: {name: length, high: 20}}"
+    gated = f"{{combine: gated, score: {calibrated}, judges: {judges}}}"
+    rule = "{name: codpo, lr: 3e-4, beta: 0.2}"
+    file = pairs("{ensemble: rm, combine: uwo}", gated, "{name: grpo, lr: 3e-4}", rule)
+    assert rendered(file) == []
+    assert report_of(file).graph.needs["rlvr"] == ("sft", "rm")
+    (line,) = rendered(pairs("{ensemble: rm, combine: uwo}", "{name: calibrated}"))
+    assert "stages.rlvr.reward" in line and "score" in line
+
+
 def test_a_critic_may_start_from_reward_models(pairs):
     file = pairs("{name: grpo, lr: 3e-4}", "{name: ppo, lr: 3e-4, critic: rm}")
     assert rendered(file) == []

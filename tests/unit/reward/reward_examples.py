@@ -7,6 +7,7 @@ LEAST_SETTINGS = {
     "judge": _JUDGE,
     "pairwise_judge": _JUDGE,
     "ensemble": {"ensemble": "rm"},
+    "calibrated": {"score": "gsm8k"},
     "weighted": {"parts": {"one": {"reward": "gsm8k"}}},
 }
 """Of the shipped rewards that are nothing without any."""

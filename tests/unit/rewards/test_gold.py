@@ -7,7 +7,7 @@ from posttrain.config.pipeline import RewardSpec
 from posttrain.config.plugins import load_plugin, shipped
 from posttrain.errors import NoSandbox, RewardBroken
 
-MADE_OF_OTHERS = ("gated", "per_source", "weighted")  # their parts prove themselves
+MADE_OF_OTHERS = ("calibrated", "gated", "per_source", "weighted")  # their parts prove themselves
 
 
 def has_examples(name):

@@ -81,7 +81,7 @@ def test_the_answer_of_the_data_is_told_apart(tmp_path):
 def test_rows_and_summary(tmp_path):
     folder = DatasetFolder(tmp_path)
     folder.begin([prompt(0)])
-    assert folder.finish(iter([{"prompt": "é", "completion": "x"}]), {"vocabulary": "f00d"}) == 1
+    assert folder.finish(iter([{"prompt": "é", "completion": "x"}]), {"schema": 1}) == 1
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == {"prompt": "é", "completion": "x"}
-    assert folder.summary == {"vocabulary": "f00d", "rows": 1}
+    assert folder.summary == {"schema": 1, "rows": 1}
     assert list(tmp_path.glob("*.tmp")) == []

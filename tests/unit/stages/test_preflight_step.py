@@ -72,6 +72,17 @@ def test_rows_without_the_column_that_the_reward_reads_are_found(looked_at):
     assert "the row has no column `nums`; it has `prompt`, `answer`" in problem
 
 
+def test_rows_without_the_answer_that_a_reward_model_s_score_is_compared_with_are_found(looked_at):
+    judges = {"short": {"name": "length", "high": 5}}
+    calibrated = {"name": "calibrated", "score": {"ensemble": "rm"}}
+    reward = {"combine": "gated", "score": calibrated, "judges": judges}
+    (problem,) = looked_at(["1+1="], {"prompts": 1}, reward=reward)
+    assert problem.startswith("error[bad-row]")
+    assert "calibrated: the row has no column `completion`; it has `prompt`, `answer`" in problem
+    calibrated["baseline_column"] = "answer"
+    assert looked_at(["1+1="], {"prompts": 1}, reward=reward) == []
+
+
 def test_prompts_left_out_do_not_count(looked_at):
     prompts = ["1+1=", "1+2=", "1" * 200]
     data_problem = looked_at(prompts, {"prompts": 3})

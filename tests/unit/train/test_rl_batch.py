@@ -99,6 +99,14 @@ def test_sources_and_judges_are_told_apart(hand_made_batch):
     assert metrics["judge/short/violated_share"] == 0.5
 
 
+def test_parts_of_scores_are_tensors_with_nan_where_there_is_none(hand_made_batch):
+    parts = flatten(hand_made_batch).reward_parts
+    assert set(parts) == {"format"}
+    expected = torch.full((3, 3), float("nan"))
+    expected[0, :2] = 1.0  # the right answers of draw 4 have it
+    torch.testing.assert_close(parts["format"], expected, equal_nan=True)
+
+
 def test_without_an_opinion_a_value_of_one_is_right(hand_made_batch):
     groups = tuple(
         replace(scored, scores=(Score(1.5), Score(0.99), Score(1.0)))

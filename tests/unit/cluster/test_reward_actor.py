@@ -1,0 +1,81 @@
+"""What a reward worker adds to the rows that rewards read; without a process of its own."""
+
+import dataclasses
+import json
+
+import pytest
+
+from posttrain.cluster import actors
+from posttrain.cluster.actors import RewardActor, packed
+from posttrain.model.load import load_tokenizer
+from posttrain.model.micro import build_micro
+from posttrain.model.reward import new_reward_model
+from posttrain.reward.reward_models import EnsembleScorer
+from posttrain.stages.jobs import OnlineJob, PluginRef
+from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt, Rollout
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "micro"
+    build_micro(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ensemble(micro, tmp_path_factory):
+    """Two members that nobody has trained."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    for member in ("0", "1"):
+        new_reward_model(micro, int(member), 0).save_pretrained(folder / member)
+    members = [{"folder": each, "mean": 0.0, "std": 1.0} for each in ("0", "1")]
+    (folder / "reward_models.json").write_text(json.dumps({"members": members}))
+    return folder
+
+
+@pytest.fixture
+def make_actor(micro, ensemble, tmp_path, monkeypatch):
+    monkeypatch.setattr(actors, "_was_restarted", lambda: False)
+
+    def make(**changes):
+        settings = {"score": {"ensemble": "rm"}}
+        values = {field.name: None for field in dataclasses.fields(OnlineJob)} | {
+            "directory": str(tmp_path),
+            "model_path": str(micro),
+            "reward": PluginRef("reward", "calibrated", settings, "."),
+            "reward_timeout_s": 5.0,
+            "reward_processes": 1,
+            "reward_memory_mb": 4096,
+            "judges": {},
+            "ensembles": {"rm": str(ensemble)},
+            "baselines": ("completion",),
+        }
+        return RewardActor(OnlineJob(**values | changes), packed(None))
+
+    return make
+
+
+def asked(micro, row):
+    tokens = tuple(load_tokenizer(micro)(row["prompt"], add_special_tokens=False)["input_ids"])
+    answer = Rollout("0", 0, tokens, (9, 8, 1), (1,) * 3, (-1.0,) * 3, (0,) * 3, "ab", "stop")
+    return Prompt("rows/1", "rows", tokens, row["prompt"], row), answer
+
+
+def test_the_row_s_own_answer_is_scored_beside_the_policy_s(make_actor, micro, ensemble):
+    prompt, answer = asked(micro, {"prompt": "7+5=", "completion": "12"})
+    (row,) = make_actor()._with_scores([prompt], [answer])
+    scorer = EnsembleScorer(ensemble)
+    own = tuple(load_tokenizer(micro)("12<eos>", add_special_tokens=False)["input_ids"])
+    expected = scorer.scores([prompt.token_ids + answer.token_ids, prompt.token_ids + own])
+    assert row["completion"] == "12"
+    assert row[SCORES_COLUMN] == {"rm": pytest.approx(expected[0], abs=1e-5)}
+    baseline = row[BASELINE_SCORES_COLUMN]["completion"]
+    assert baseline == {"rm": pytest.approx(expected[1], abs=1e-5)}
+
+
+def test_nothing_more_is_scored_than_rewards_ask_for(make_actor, micro):
+    prompt, answer = asked(micro, {"prompt": "7+5=", "completion": "12"})
+    (row,) = make_actor(baselines=())._with_scores([prompt], [answer])
+    assert set(row) == {"prompt", "completion", SCORES_COLUMN}
+    (row,) = make_actor(ensembles={})._with_scores([prompt], [answer])
+    assert row == prompt.row
