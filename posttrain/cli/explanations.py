@@ -172,7 +172,8 @@ never learns to stop, and every answer would be cut at the limit.""",
 base, the same number of added tokens, and the same tensors under the same names. Nothing was
 written.""",
     "no-answers": """Some averaging methods look for their coefficients on answers of the trained
-model. This one has none to look at.""",
+model. An online_rl stage leaves such; for any other model let a generate stage ask it, and name
+that stage under `samples`.""",
 }
 
 # While it runs

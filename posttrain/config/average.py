@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from posttrain.config.field_sentences import sentences
 from posttrain.config.plugin import Plugin
 from posttrain.config.stage_base import StageBase
-from posttrain.config.strict import Contradiction
+from posttrain.config.strict import Contradiction, StrictModel, short_form
+
+
+class AnswerSamples(StrictModel):
+    """Answers of the trained policy, for methods that find their coefficients on some."""
+
+    stage: str | None = None
+    """A `generate` stage that asked the model of `post`. Empty: the rollouts that `post` was
+    trained on, where it is an online_rl stage."""
+    take: int = Field(default=5000, gt=0)
+    """Answers looked at, the newest first."""
+    keep_best: int = Field(default=2000, gt=0)
+    """So many of them are used, those of the highest score."""
 
 
 class AverageStage(StageBase):
@@ -32,6 +44,9 @@ class AverageStage(StageBase):
     the tokenizer of the first."""
     weights: list[float] | None = None
     """One for each of `models`; without them all count alike."""
+    samples: Annotated[AnswerSamples, short_form("stage")] = AnswerSamples()
+    """Answers on which `layerwise` and `adamerging` find their coefficients; the others look at
+    none."""
 
     @model_validator(mode="after")
     def _one_form(self) -> AverageStage:

@@ -169,7 +169,7 @@ class _Checker:
                 )
         if isinstance(stage, AverageStage) and name in self.plugins:
             method = load_plugin("averaging", stage.method.name, self.loaded.base_dir)
-            self.problems += check_average(name, stage, method.NEEDS, self.places)
+            self.problems += check_average(name, stage, method.NEEDS, self.pipeline, self.places)
         if isinstance(stage, SftStage | PreferenceStage):
             self._check_shares(name, stage)
         if isinstance(stage, OfflineStage) and name in self.plugins:

@@ -6,26 +6,35 @@ import math
 
 from posttrain.config.average import AverageStage
 from posttrain.config.document import Places
+from posttrain.config.pipeline import OnlineRlStage, Pipeline
 from posttrain.errors import Problem
 from posttrain.ports import AveragingNeeds
 from posttrain.stages.step_limits import placed
 
 
 def check_average(
-    name: str, stage: AverageStage, needs: AveragingNeeds, places: Places
+    name: str, stage: AverageStage, needs: AveragingNeeds, pipeline: Pipeline, places: Places
 ) -> list[Problem]:
     """Problems of an average stage beside its method's own settings."""
     prefix, method = f"stages.{name}", stage.method.name
     if needs.pair != (stage.models is None):
         return [placed(_other_form(prefix, method, needs), places)]
     found = [] if needs.pair else [*_models(prefix, stage, needs), *_weights(prefix, stage, needs)]
-    if needs.answers:
-        message = (
-            f"`{method}` finds its coefficients on answers, and no key of a stage gives it any"
-        )
-        help = "method: linear; or call posttrain.stages.average.average_folders with answers"
-        found.append(Problem("no-answers", message, f"{prefix}.method", help=help))
+    if needs.answers and stage.samples.stage is None:
+        last = pipeline.stages.get(stage.merged[0])
+        if last is not None and not isinstance(last, OnlineRlStage):
+            found.append(_no_answers(prefix, method, stage.merged[0]))
+    if not needs.answers and "samples" in stage.model_fields_set:
+        message = f"`{method}` looks at no answers"
+        help = "leave it out, or method: layerwise"
+        found.append(Problem("unused-setting", message, f"{prefix}.samples", help=help))
     return [placed(problem, places) for problem in found]
+
+
+def _no_answers(prefix: str, method: str, model: str) -> Problem:
+    message = f"`{method}` finds its coefficients on answers of `{model}`, and there are none"
+    help = f"samples: a stage like {{kind: generate, model: {model}, data: ..., scored_by: ...}}"
+    return Problem("no-answers", message, f"{prefix}.method", help=help)
 
 
 def _other_form(prefix: str, method: str, needs: AveragingNeeds) -> Problem:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.answers import OverOptimisationStage
+from posttrain.config.average import AnswerSamples
 from posttrain.config.critic import is_folder
 from posttrain.config.keys import PLUGIN_KINDS
 from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage
@@ -81,10 +82,7 @@ def identity(
     if isinstance(stage, EvaluateStage | OverOptimisationStage):
         config["models"] = dict(inputs)
     if isinstance(stage, AverageStage):
-        config["models"] = [inputs[each] for each in stage.models or ()]
-        for key in ("models", "weights"):  # stages without stay what they were
-            if not config[key]:
-                del config[key]
+        _name_averaged(config, stage, inputs)
     judges = _stages_that_judge(stage, inputs)
     if config.get("stop_at_members_std", 0) is None:  # stages without stay what they were
         del config["stop_at_members_std"]
@@ -108,6 +106,18 @@ def identity(
     }
     canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _name_averaged(config: dict[str, Any], stage: AverageStage, inputs: Mapping[str, str]) -> None:
+    """Identities of what is averaged; without a list or samples the keys say nothing."""
+    config["models"] = [inputs[each] for each in stage.models or ()]
+    samples = stage.samples
+    config["samples"] |= {"stage": inputs[samples.stage] if samples.stage else None}
+    if samples == AnswerSamples():
+        config["samples"] = None
+    for key in ("models", "weights", "samples"):
+        if not config[key]:
+            del config[key]
 
 
 def _stages_that_judge(stage: StageBase, inputs: Mapping[str, str]) -> set[tuple[str, str]]:

@@ -82,6 +82,8 @@ def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iter
         for key in ("pre", "post"):
             if getattr(stage, key) is not None:
                 yield Reference(f"{prefix}.{key}", getattr(stage, key))
+        if stage.samples.stage is not None:
+            yield Reference(f"{prefix}.samples.stage", stage.samples.stage, "dataset")
     if isinstance(stage, AverageStage | EvaluateStage | OverOptimisationStage):
         for index, model in enumerate(stage.models or ()):
             yield Reference(f"{prefix}.models.{index}", model)

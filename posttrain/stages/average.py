@@ -9,7 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from posttrain.config.pipeline import AverageStage
-from posttrain.ports import Answered, AveragingNeeds
+from posttrain.config.plugins import load_plugin
+from posttrain.ports import AveragingNeeds
+from posttrain.stages.average_answers import ROLLOUTS, AnswerSource
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
 
@@ -24,7 +26,7 @@ class AverageJob:
     weight_pre: float
     weights: tuple[float, ...]
     seed: int
-    answers: tuple[Answered, ...] = ()  # for methods that look at answers
+    answers: AnswerSource | None = None  # for methods that look at some
 
 
 def run(stage: AverageStage, method: PluginRef, context: StageContext) -> str:
@@ -33,6 +35,7 @@ def run(stage: AverageStage, method: PluginRef, context: StageContext) -> str:
     def folder(name: str) -> tuple[str, str]:
         return name, context.inputs[name].path
 
+    needs = load_plugin("averaging", method.name, method.base_dir).NEEDS
     job = AverageJob(
         method,
         tuple(folder(name) for name in stage.merged),
@@ -40,11 +43,22 @@ def run(stage: AverageStage, method: PluginRef, context: StageContext) -> str:
         stage.weight_pre,
         tuple(stage.weights or ()),
         context.seed,
+        _answers(stage, context) if needs.answers else None,
     )
     rows = context.launcher.call(average_folders, job, str(context.directory / "model"))
     for step, metrics in enumerate(rows):
         context.tracker.log(metrics, step=step)
     return "done"
+
+
+def _answers(stage: AverageStage, context: StageContext) -> AnswerSource:
+    """Those of a `generate` stage; else the rollouts beside the model of `post`."""
+    samples = stage.samples
+    if samples.stage is not None:
+        folder = context.inputs[samples.stage].path
+    else:
+        folder = str(Path(context.inputs[stage.merged[0]].path).parent / ROLLOUTS)
+    return AnswerSource(folder, samples.take, samples.keep_best)
 
 
 def average_folders(job: AverageJob, target: str) -> list[dict[str, float]]:
@@ -54,7 +68,7 @@ def average_folders(job: AverageJob, target: str) -> list[dict[str, float]]:
     step; the last row also has what the models say of one another. A method without a search makes
     one row.
     """
-    from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.config.plugins import plugin_config
     from posttrain.model.merged_folder import MergeSources, check_alike, merge_folders
     from posttrain.model.stored_tensors import stored_model
 
@@ -94,7 +108,7 @@ def _search(job: AverageJob, module: ModuleType, config: Any) -> Any:
     from posttrain.model.load import load_model
     from posttrain.ports import CoefficientSearch
 
-    assert job.pre is not None  # `check` has seen to it
+    assert job.pre is not None and job.answers is not None  # `check` has seen to it
     model = InterpolatedModel(
         load_model(job.pre[1]), [load_model(folder) for _, folder in job.models]
     )
@@ -102,7 +116,7 @@ def _search(job: AverageJob, module: ModuleType, config: Any) -> Any:
         model.logits,
         len(job.models),
         model.linear_layers,
-        job.answers,
+        job.answers.read(),
         job.weight_pre,
         job.seed,
     )

@@ -14,7 +14,7 @@ def own_answers(model_path: str, prompts: Sequence[Prompt], column: str) -> list
 
     Nobody sampled it, so its log-probs are 0. Runs in a process of its own.
     """
-    from posttrain.model.chat import render
+    from posttrain.model.chat import render_answer
     from posttrain.model.load import load_tokenizer
 
     tokenizer = load_tokenizer(model_path)
@@ -24,10 +24,7 @@ def own_answers(model_path: str, prompts: Sequence[Prompt], column: str) -> list
         if text is None:
             found.append(None)
             continue
-        row = {key: value for key, value in prompt.row.items() if key in ("prompt", "messages")}
-        if "messages" not in row:
-            row["completion"] = text
-        ids = render(row, tokenizer).token_ids[len(prompt.token_ids) :]
+        ids = render_answer(prompt.row, text, tokenizer)
         found.append(
             Rollout(
                 group_id=prompt.id,

@@ -32,6 +32,7 @@ def report_of(write_pipeline: Callable[..., str]):
     ("keys", "needs"),
     [
         ("method: slerp, pre: sft, post: rlvr", ("sft", "rlvr")),
+        ("method: layerwise, pre: sft, post: rlvr", ("sft", "rlvr")),  # on rlvr's own rollouts
         ("method: soup, models: [rlvr, sft]", ("rlvr", "sft")),
         ("method: soup, models: [rlvr, sft], weights: [0.9, 0.1]", ("rlvr", "sft")),
         ("method: {name: ties, density: 0.3}, pre: base, models: [sft, rlvr]",
@@ -117,10 +118,20 @@ def test_sound_ones(report_of, keys: str, needs: tuple[str, ...]) -> None:
             "  help: weights: [0.25, 0.75]",
         ),
         (
-            "method: layerwise, pre: sft, post: rlvr",
-            f"error[no-answers] {PLACE}.method: `layerwise` finds its coefficients on answers, and "
-            "no key of a stage gives it any\n  help: method: linear; or call "
-            "posttrain.stages.average.average_folders with answers",
+            "method: layerwise, pre: base, post: sft",
+            f"error[no-answers] {PLACE}.method: `layerwise` finds its coefficients on answers of "
+            "`sft`, and there are none\n  help: samples: a stage like {kind: generate, model: sft, "
+            "data: ..., scored_by: ...}",
+        ),
+        (
+            "method: layerwise, pre: sft, post: rlvr, samples: sft",
+            f"error[wrong-reference] {PLACE}.samples.stage: needs rows, `sft` (line 7) makes a "
+            "model\n  help: no stage here makes rows",
+        ),
+        (
+            "method: linear, pre: sft, post: rlvr, samples: {take: 5}",
+            f"error[unused-setting] {PLACE}.samples: `linear` looks at no answers\n"
+            "  help: leave it out, or method: layerwise",
         ),
         (
             "method: soup, models: [sft, rlvrr]",

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from posttrain.config.plugins import load_plugin, plugin_config, shipped
 from posttrain.model.load import load_model, load_state
 from posttrain.model.micro import build_micro
 from posttrain.stages.average import AverageJob, average_folders, run
+from posttrain.stages.average_answers import ROLLOUTS, AnswerSource
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
 from posttrain.types import Artifact
@@ -45,7 +48,18 @@ def folders(tmp_path_factory):
             strict=False,
         )
         model.save_pretrained(folder / name)
+    (folder / ROLLOUTS).mkdir()
+    write_step(folder / ROLLOUTS, 0, [(0.5, *answer) for answer in ANSWERS])
     return folder
+
+
+def write_step(folder, step, answers):
+    """The columns that are read of a step's rollouts."""
+    rows = [
+        {"score": score, "prompt_ids": list(prompt), "token_ids": list(ids)}
+        for score, prompt, ids in answers
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"step-{step:06d}.parquet")
 
 
 def job_of(folders, method, models, pre=None, **settings):
@@ -58,7 +72,7 @@ def job_of(folders, method, models, pre=None, **settings):
         weight_pre=0.25,
         weights=(),
         seed=3,
-        answers=ANSWERS if needs.answers else (),
+        answers=AnswerSource(str(folders / ROLLOUTS), 100, 100) if needs.answers else None,
     )
 
 
