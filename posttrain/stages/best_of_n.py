@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.config.answers import BestOfNStage
-from posttrain.errors import InputError, Problem, RewardBroken
+from posttrain.errors import InputError, Interrupted, Problem, RewardBroken
 from posttrain.stages.context import StageContext
 from posttrain.stages.dataset import Answers, DatasetFolder
 from posttrain.stages.jobs import PluginRef
@@ -58,6 +58,8 @@ def run(
     with context.launcher.scorer(job, context.tracker) as scorer:
         waiting: list[Answers] = []
         for each in folder.answers():
+            if context.launcher.stop_asked():
+                raise Interrupted(f"{context.name} was stopped; it begins anew")
             waiting.append(each)
             if sum(len(answers.rollouts) for answers in waiting) >= ANSWERS_PER_CALL:
                 broken += _score(waiting, scorer, pools)

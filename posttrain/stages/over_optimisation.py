@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.config.answers import OverOptimisationStage
+from posttrain.errors import Interrupted
 from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import PluginRef
@@ -55,6 +56,8 @@ def run(stage: OverOptimisationStage, gold: PluginRef, context: StageContext) ->
     gpus = context.cluster.gpus_per_engine
     with context.launcher.scorer(job, context.tracker, gpus) as scorer:
         for name in (stage.model, *stage.models):
+            if context.launcher.stop_asked():
+                raise Interrupted(f"{context.name} was stopped; it begins anew")
             context.tracker.event("asking", text=f"{name} answers {len(prompts)} prompts")
             rollouts = _answers(context.inputs[name].path, prompts, sampling, context)
             distances = [0.0] * len(rollouts)

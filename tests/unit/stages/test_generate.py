@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.config.answers import BestOfNStage, GenerateStage
 from posttrain.config.pipeline import Cluster
-from posttrain.errors import EngineFailed, InputError, RewardBroken
+from posttrain.errors import EngineFailed, InputError, Interrupted, RewardBroken
 from posttrain.stages import best_of_n, generate
 from posttrain.stages.context import StageContext
 from posttrain.stages.dataset import DatasetFolder
@@ -264,6 +264,14 @@ def test_best_of_n_of_the_pool_by_a_reward_that_is_wrong(context_of):
     assert points[1]["proxy"]["value"] == pytest.approx(0.16 + 0.7 / 3)
     assert points[-1]["gold"]["value"] == pytest.approx(-0.46)
     assert points[-1]["kl"] == pytest.approx(math.log(4) - 0.75)
+
+
+def test_a_stop_ends_the_scoring(context_of):
+    run(context_of(Launcher(Engine())))
+    asked = BestOfNStage(kind="best_of_n", samples="pool", scored_by="request", gold="request")
+    reward = PluginRef("reward", "request", {}, ".")
+    with pytest.raises(Interrupted, match="bon was stopped"):
+        best_of_n.run(asked, reward, reward, context_of(Launcher(Engine(), stops_after=0), "bon"))
 
 
 def test_each_part_of_the_reward_chooses_by_itself(context_of):
