@@ -24,6 +24,8 @@ from posttrain.train.reward_models import (
     train_members,
 )
 
+CONTRAST = ("responses", "instructions", "pairs")
+
 
 @pytest.fixture(scope="module")
 def micro(tmp_path_factory):
@@ -83,6 +85,19 @@ def test_members_learn_and_say_how_well(ensemble):
     assert document["together"]["pair_accuracy"] >= 0.9
     assert 0.5 < document["together"]["agreement_share"] <= 1
     assert tracker.series("rm/members_std") == [document["together"]["members_std"]]
+
+
+def test_an_ensemble_says_whether_it_tells_like_prompts_apart(ensemble, micro, tmp_path):
+    train(micro, tmp_path, members=2, rows=320, holdout_rows=64, steps=2)
+    tracker = Recorder()
+    folder = finish_ensemble(tmp_path, 2, tracker)
+    document = json.loads((folder / "reward_models.json").read_text())
+    found = {name: document["together"][f"contrast_{name}"] for name in CONTRAST}
+    assert found["pairs"] >= 1 and all(0 <= found[name] <= 1 for name in CONTRAST[:2])
+    assert all(tracker.series(f"rm/contrast_{name}") == [found[name]] for name in CONTRAST)
+    assert all("contrasts" not in member for member in document["members"])
+    # Of the 16 rows held out there, no two have prompts that are alike.
+    assert ensemble[1].series("rm/contrast_pairs") == []
 
 
 def test_members_differ_by_their_seeds_alone(ensemble, micro):
