@@ -40,6 +40,7 @@ class ScoringJob:
     directory: str  # the stage's: judges' logs lie there
     tokenizer_path: str  # folder with the tokenizer of the policy
     baselines: tuple[str, ...] = ()  # columns whose answers reward models score, too
+    fused: tuple[tuple[str, int], ...] = ()  # ensembles, and over how many prompts each is fused
     watch: PluginRef | None = None  # a reward that is noted beside the first
 
 

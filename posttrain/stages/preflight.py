@@ -22,6 +22,7 @@ from posttrain.config.pipeline import OnlineRlStage, Suite
 from posttrain.config.plugin import named_stages
 from posttrain.config.plugins import (
     baseline_columns,
+    fused_scores,
     load_plugin,
     plugin_config,
     reward_stages,
@@ -35,7 +36,7 @@ from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.scoring import reward_pool
 from posttrain.stages.step_limits import check_step
-from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt
+from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt, scores_key
 
 ROWS_TRIED = 20_000  # rows rendered per data set here; the stage itself renders all of them
 GENERATED_TRIED = 2_000  # of rows that the micro world makes to learn from: all are of one kind
@@ -187,7 +188,8 @@ def _look_at_first_rows(reward: ScoredReward, prompts: Sequence[Prompt]) -> None
         return
     said: dict[str, Any] = {}
     if scores := {each.stage: [0.0] for each in named}:
-        said = {SCORES_COLUMN: scores}
+        fused = {scores_key(*each): [0.0] for each in fused_scores(reward)}
+        said = {SCORES_COLUMN: scores | fused}
         said[BASELINE_SCORES_COLUMN] = dict.fromkeys(baseline_columns(reward), scores)
     first: dict[str, Prompt] = {}
     for prompt in prompts:

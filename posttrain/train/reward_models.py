@@ -33,13 +33,14 @@ from posttrain.train.contrast import (
     find_contrasts,
     score_contrasts,
 )
+from posttrain.train.known_prompts import distinct_prompts, keep_prompts
 from posttrain.train.offline import (
     OfflineSettings,
     evaluate_every,
     training_arguments,
     write_model,
 )
-from posttrain.train.pairs import RenderedPair, hold_out_pairs, require_budget
+from posttrain.train.pairs import Ids, RenderedPair, hold_out_pairs, require_budget
 
 if TYPE_CHECKING:
     from posttrain.train.pair_trainer import MemberTrainer
@@ -72,6 +73,7 @@ class EnsembleRows:
     training: Sequence[RenderedPair]
     heldout: Sequence[RenderedPair]
     contrasts: Sequence[Contrast]  # of rows held out
+    prompts: Sequence[Ids]  # of training, those that the ensemble keeps
 
 
 def member_seed(stage_seed: int, member: int) -> int:
@@ -131,7 +133,12 @@ def _rows(settings: OfflineSettings, pairs: Sequence[RenderedPair]) -> EnsembleR
     training, heldout = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
     start = new_reward_model(settings.model_path, settings.seed, pad_id=0)
     start.to("cuda" if torch.cuda.is_available() else "cpu")
-    return EnsembleRows(training, heldout, find_contrasts(start, heldout, settings))
+    return EnsembleRows(
+        training,
+        heldout,
+        find_contrasts(start, heldout, settings),
+        distinct_prompts(training, settings.seed),
+    )
 
 
 def finish_ensemble(directory: Path, members: int, tracker: Tracker) -> Path:
@@ -279,6 +286,8 @@ def _write_member(
     if rows.heldout:
         summary |= {name: found[name] for name in ("pair_accuracy", "margin", "calibration_error")}
         summary[SCORES] = scores_N2.tolist()  # for what the members say together
+    if member == 0:
+        keep_prompts(written, rows.prompts, folder.parent, settings)
     _write_json(folder / SUMMARY, summary)
 
 

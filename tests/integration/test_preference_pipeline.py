@@ -41,7 +41,7 @@ stages:
     reward:
       combine: weighted
       parts:
-        liked: {reward: {ensemble: rm, combine: uwo}}
+        liked: {reward: {ensemble: rm, combine: uwo, fuse: 2}}
         short: {reward: {name: length, low: 4, high: 10, unit: characters}, weight: 0.1}
     watch: request
     data: {path: microworld/requests, take: 200}
@@ -80,6 +80,7 @@ def test_an_ensemble_is_one_artifact_and_knows_what_it_can_do(stages):
     document = json.loads((stages["rm"] / "reward_models" / "reward_models.json").read_text())
     assert len(document["members"]) == 2 and document["heldout_rows"] == 240
     assert document["together"]["pair_accuracy"] > 0.55
+    assert document["together"]["contrast_pairs"] >= 1
     assert not (stages["rm"] / "checkpoints").exists() and not (stages["rm"] / "members").exists()
 
 
