@@ -125,6 +125,7 @@ def _pairs(job: OfflineJob, settings: Any, tracker: Tracker, is_first: bool) -> 
         answers=objective.answers,
         revision_prompt=objective.revision_prompt,
         report_to=report,
+        augment=job.augment,
     )
     _tell(report, tracker)
     if is_first and pairs.left_out:

@@ -73,6 +73,15 @@ class SftStage(OfflineStage):
     """Rows per step."""
 
 
+class Augment(StrictModel):
+    """Spelling variants of prompts, to train on beside them. `{}` takes the defaults."""
+
+    variants: int = Field(default=5, gt=0, le=100)
+    """Made of each prompt; those are kept whose states are corners of the convex hull of all."""
+    noise: float = Field(default=0.05, gt=0, le=1)
+    """Share of a prompt's words with a slip; at least one has one."""
+
+
 class RewardModelStage(OfflineStage):
     """Trains models that say by one number which of two answers people prefer: an ensemble."""
 
@@ -94,6 +103,9 @@ class RewardModelStage(OfflineStage):
     holdout_rows: int = Field(default=256, ge=0)
     """Comparisons kept out of training, the same for every member: its accuracy and calibration,
     and the mean and spread by which its scores are standardised. A fifth of the rows at most."""
+    # Not told where it is not asked for: identities of stages without stay what they were.
+    augment: Augment | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Trains on misspelt prompts too, with the same two answers (ConvexDA): `{variants: 5}`."""
 
 
 class PreferenceStage(OfflineStage):

@@ -69,6 +69,8 @@ def _offline(stage: OfflineStage, batch: int, rows: int | None) -> str:
     members = ""
     if isinstance(stage, RewardModelStage) and stage.members > 1:
         members = f"; {stage.members} members, each so"
+    if isinstance(stage, RewardModelStage) and stage.augment and stage.steps is None:
+        members = f", and {stage.augment.variants} variants of each at most{members}"
     per_step = f"{count(batch, noun)} = 1 step"
     if stage.steps is not None:
         total = count(batch * stage.steps, noun)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.config.lora import Lora
+from posttrain.config.offline import Augment
 from posttrain.config.pipeline import OffPolicy
 from posttrain.loop.settings import LoopSettings
 from posttrain.ports import EngineSpec
@@ -101,3 +102,4 @@ class OfflineJob:
     precision: str
     attempt: int
     members: int = 1  # of an ensemble
+    augment: Augment | None = None  # of its prompts

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from posttrain.config.data import ResolvedData
+from posttrain.config.offline import Augment
 from posttrain.errors import InputError, Problem
 from posttrain.ports import PAIR, Said
 from posttrain.prompts import comparisons
 from posttrain.prompts.comparisons import COLUMNS, Comparison, comparison_of
+from posttrain.prompts.spelling import misspelt_prompt
 from posttrain.stages.context import context_length
 from posttrain.stages.questions import refuse_too_long
 
@@ -45,12 +48,14 @@ def render_pairs(
     answers: Mapping[str, Said] = PAIR,
     revision_prompt: str = "",
     report_to: str | None = None,
+    augment: Augment | None = None,
 ) -> RenderedPairs:
     """Every comparison, tokenised with the model's own tokenizer and template.
 
     `answers` are those that the objective compares. A row that is no comparison (see
     `prompts.comparisons`) is refused with its place, or left out and counted where `data.bad_rows`
-    is `skip`. Otherwise as `sft_rows.render_rows`. Raises InputError.
+    is `skip`. `augment` gives each pair variants. Otherwise as `sft_rows.render_rows`. Raises
+    InputError.
     """
     from posttrain.model.load import load_tokenizer
     from posttrain.prompts.decontamination import TrainingRows
@@ -80,7 +85,8 @@ def render_pairs(
         if longest > limit:
             too_long.append((each, longest))
         else:
-            pairs.append(pair)
+            variants = render.variants(each, found, own, augment, seed) if augment else ()
+            pairs.append(replace(pair, variants=tuple(variants)))
     source.write_report(report_to)
     if refused:
         raise InputError(_refused(refused))
@@ -130,6 +136,26 @@ class _Renderer:
             whole = render({"prompt": prompt, "completion": text}, self.tokenizer).token_ids
             found[name] = context, whole[len(context) :]
         return found
+
+    def variants(
+        self,
+        row: DataRow,
+        found: Comparison,
+        wanted: Mapping[str, Said],
+        augment: Augment,
+        seed: int,
+    ) -> list[RenderedPair]:
+        """The comparison behind misspelt prompts, each once: a function of the seed and the row."""
+        from posttrain.train.pairs import RenderedPair
+
+        made = {}
+        for number in range(augment.variants):
+            random = Random(f"{seed}/spelling/{row.part}/{row.number}/{number}")
+            prompt = misspelt_prompt(found.prompt, augment.noise, random)
+            if prompt != found.prompt:
+                pair = RenderedPair(self.answers(replace(found, prompt=prompt), wanted))
+                made[pair.prompt] = pair
+        return list(made.values())
 
     def _with_draft(self, row: Comparison, draft: str) -> str | list[Mapping[str, str]]:
         text = row.chosen if draft == "chosen" else row.rejected

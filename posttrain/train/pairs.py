@@ -29,6 +29,7 @@ class RenderedPair:
     """
 
     answers: Mapping[str, tuple[Ids, Ids]]  # name -> (what stands before the answer, the answer)
+    variants: tuple[RenderedPair, ...] = ()  # the same answers after other wordings of the prompt
 
     @property
     def prompt(self) -> Ids:

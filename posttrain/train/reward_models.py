@@ -27,6 +27,7 @@ from posttrain.model.load import load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.model.reward import load_reward_model, new_reward_model, score_sequences
 from posttrain.ports import CheckpointFolders, Tracker
+from posttrain.train.augment import hull_variants
 from posttrain.train.contrast import (
     Contrast,
     contrast_metrics,
@@ -99,7 +100,7 @@ def train_members(
     folders = [settings.directory / MEMBERS / str(member) for member in share.mine]
     if all((folder / SUMMARY).exists() for folder in folders):
         return "done"
-    rows = _rows(settings, pairs)
+    rows = _rows(settings, pairs, tracker if share.rank == 0 else None)
     steps = settings.num_steps(len(rows.training))
     for place, (member, folder) in enumerate(zip(share.mine, folders, strict=True)):
         if (folder / SUMMARY).exists():
@@ -128,13 +129,20 @@ def train_members(
     return "done"
 
 
-def _rows(settings: OfflineSettings, pairs: Sequence[RenderedPair]) -> EnsembleRows:
+def _rows(
+    settings: OfflineSettings, pairs: Sequence[RenderedPair], tracker: Tracker | None
+) -> EnsembleRows:
     """What each member is trained on and measured with, the same on every worker."""
     training, heldout = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
     start = new_reward_model(settings.model_path, settings.seed, pad_id=0)
     start.to("cuda" if torch.cuda.is_available() else "cpu")
+    variants = hull_variants(start, training, settings)
+    made, kept = sum(len(pair.variants) for pair in training), sum(map(len, variants))
+    if made and tracker is not None:
+        text = f"{kept} of {made} spelling variants of {len(training)} comparisons are trained on"
+        tracker.event("augmented", text=text)
     return EnsembleRows(
-        training,
+        [row for pair, more in zip(training, variants, strict=True) for row in (pair, *more)],
         heldout,
         find_contrasts(start, heldout, settings),
         distinct_prompts(training, settings.seed),

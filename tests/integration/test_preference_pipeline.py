@@ -26,6 +26,7 @@ stages:
     uses: reward_model/small
     model: sft
     members: 2
+    augment: {variants: 3}
     data: {path: microworld/preferences, take: 1200}
     steps: 14
   dpo:
@@ -82,6 +83,12 @@ def test_an_ensemble_is_one_artifact_and_knows_what_it_can_do(stages):
     assert document["together"]["pair_accuracy"] > 0.55
     assert document["together"]["contrast_pairs"] >= 1
     assert not (stages["rm"] / "checkpoints").exists() and not (stages["rm"] / "members").exists()
+
+
+def test_misspelt_prompts_are_trained_on_and_counted(stages):
+    events = [json.loads(line) for line in (stages["rm"] / "events.jsonl").read_text().splitlines()]
+    told = [each["text"] for each in events if each["name"] == "augmented"]
+    assert len(set(told)) == 1 and told[0].endswith("of 960 comparisons are trained on")
 
 
 def test_a_finished_member_is_not_trained_again(stages):
