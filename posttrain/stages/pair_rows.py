@@ -89,24 +89,27 @@ def render_pairs(
             pairs.append(replace(pair, variants=tuple(variants)))
     source.write_report(report_to)
     if refused:
-        raise InputError(_refused(refused))
+        raise InputError(refused_rows(refused))
     refuse_too_long("row-too-long", too_long, f"{limit} fit")
     result = RenderedPairs(pairs, faults)
     if not pairs:
         why = f": {result.words}" if faults else ""
         message = f"no comparison is left{why}"
         raise InputError(Problem("empty-data", message, file=spec.shown))
-    _require_stops(pairs, render.tokenizer)
+    require_answers_stop(pairs, render.tokenizer)
     return result
 
 
-def _require_stops(pairs: Sequence[RenderedPair], tokenizer: Any) -> None:
-    """An answer that never ends teaches a policy not to stop."""
+def require_answers_stop(pairs: Sequence[RenderedPair], tokenizer: Any) -> None:
+    """An answer that never ends teaches a policy not to stop: the first of each row are looked at.
+
+    Raises InputError.
+    """
     from posttrain.model.chat import RenderedRow, require_stops
 
     rows = (
         RenderedRow((*context, *answer), (0,) * len(context) + (1,) * len(answer), "")
-        for context, answer in (pair.answers["chosen"] for pair in pairs)
+        for context, answer in (next(iter(pair.answers.values())) for pair in pairs)
     )
     require_stops(list(rows)[:1000], tokenizer)
 
@@ -173,7 +176,8 @@ class _Renderer:
         ]
 
 
-def _refused(rows: Sequence[tuple[DataRow, str]]) -> Problem:
+def refused_rows(rows: Sequence[tuple[DataRow, str]]) -> Problem:
+    """The first of the rows that are refused, why, and where others are."""
     row, why = rows[0]
     more = [each.number for each, _ in rows[1:]]
     also = f"; {len(more)} more: {', '.join(map(str, more[:3]))}" if more else ""

@@ -131,20 +131,20 @@ def _look_at_rows(request: PreflightRequest, folder: str) -> None:
 
 
 def _look_at_pairs(request: PreflightRequest, folder: str) -> None:
+    from posttrain.stages.judged_rows import render_judged
     from posttrain.stages.pair_rows import render_pairs
     from posttrain.train.pairs import require_budget
 
     assert request.algorithm is not None
     module = load_plugin("algorithm", request.algorithm.name, request.algorithm.base_dir)
     objective = module.objective(plugin_config(module, request.algorithm.settings))
-    found = render_pairs(
-        folder,
-        _few(request),
-        request.max_tokens,
-        0,
-        answers=objective.answers,
-        revision_prompt=objective.revision_prompt,
-    )
+    of_stage = folder, _few(request), request.max_tokens, 0
+    if objective.judged:
+        found = render_judged(*of_stage)
+    else:
+        found = render_pairs(
+            *of_stage, answers=objective.answers, revision_prompt=objective.revision_prompt
+        )
     together = [said for said in objective.answers.values() if not said.detached]
     require_budget(found.pairs, request.budget_tokens, len(together))
 

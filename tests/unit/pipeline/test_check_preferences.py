@@ -178,6 +178,20 @@ def test_variants_of_prompts_are_in_the_arithmetic(pairs):
     assert note.endswith("= 59 steps, and 5 variants of each at most; 3 members, each so")
 
 
+def test_judged_answers_need_their_own_columns(pairs, tmp_path):
+    of_pairs = 'algorithm: dpo, data: "${stages.rm.data}"'
+    judged = "algorithm: {name: kto, rows: judged}"
+    lines = rendered(pairs(of_pairs, f'{judged}, data: "${{stages.rm.data}}"'))
+    assert len(lines) == 1 and "needs prompt, completion, label" in lines[0]
+    rows = [{"prompt": "a", "completion": "b", "label": number < 3} for number in range(20)]
+    file = tmp_path / "thumbs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = report_of(pairs(of_pairs, f"{judged}, data: {file}"))
+    assert [problem.render() for problem in report.problems] == []
+    (note,) = [note for note in report.notes if note.startswith("dpo")]
+    assert note == "dpo: 64 rows = 1 step; 16 rows (4 held out) × 1 epoch = 1 step"
+
+
 def test_conversations_are_comparisons_too(pairs):
     row = {
         "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
