@@ -12,6 +12,8 @@ from posttrain.config.plugin import Plugin
 from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import StrictModel
 
+MOST_MEMBERS = 64  # of an ensemble
+
 
 class RowBatch(StrictModel):
     """How many rows make one optimiser step."""
@@ -93,7 +95,7 @@ class RewardModelStage(OfflineStage):
     """The stage whose model the members start from; its output layer gives way to a new head."""
     data: Data
     """Rows with `chosen` and `rejected`, texts beside a `prompt`, or whole conversations."""
-    members: int = Field(default=4, gt=0, le=64)
+    members: int = Field(default=4, gt=0, le=MOST_MEMBERS)
     """Members of the ensemble: same data and settings, each with its own seed for the new head and
     the order of the rows. 4 or 5 have nearly all of the gain, 3 are noticeably worse."""
     algorithm: Plugin = Plugin(name="reward_model")

@@ -18,6 +18,7 @@ from typing import Any
 from posttrain.config.answers import ScoredReward
 from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
+from posttrain.config.offline import MOST_MEMBERS
 from posttrain.config.pipeline import OnlineRlStage, Suite
 from posttrain.config.plugin import named_stages
 from posttrain.config.plugins import (
@@ -187,8 +188,9 @@ def _look_at_first_rows(reward: ScoredReward, prompts: Sequence[Prompt]) -> None
     if judged or any(each.makes == "model" for each in named):
         return
     said: dict[str, Any] = {}
-    if scores := {each.stage: [0.0] for each in named}:
-        fused = {scores_key(*each): [0.0] for each in fused_scores(reward)}
+    zeros = [0.0] * MOST_MEMBERS  # a reward may ask for some of them
+    if scores := {each.stage: zeros for each in named}:
+        fused = {scores_key(*each): zeros for each in fused_scores(reward)}
         said = {SCORES_COLUMN: scores | fused}
         said[BASELINE_SCORES_COLUMN] = dict.fromkeys(baseline_columns(reward), scores)
     first: dict[str, Prompt] = {}
