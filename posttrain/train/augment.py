@@ -16,7 +16,7 @@ AT_ONCE = 4096  # prompts whose states are in memory
 def hull_variants(
     model: Any, pairs: Sequence[RenderedPair], settings: OfflineSettings
 ) -> list[list[RenderedPair]]:
-    """Of each pair the variants to train on; where there are no more than two, both.
+    """Of each pair the variants to train on: of up to two all, of more the corners.
 
     None is longer than the longest pair: a token budget that is enough without is enough with them.
     """
