@@ -40,6 +40,7 @@ class Needs:
     reference: bool = False  # log-probs of the frozen starting model
     greedy: bool = False  # one greedy rollout per prompt
     pairs: bool = False  # offline: chosen and rejected answers
+    judged: bool = False  # offline: single answers, each good or bad, in place of pairs
     score_head: bool = False  # offline: trains a head that scores answers, not what is said
 
 
@@ -137,18 +138,21 @@ class Said:
     rejected answer.
     """
 
-    answer: Literal["chosen", "rejected"]
+    answer: Literal["chosen", "rejected", "judged"]
     after: Literal["prompt", "chosen", "rejected"] = "prompt"
     of_next: bool = False  # the answer of the next row: one that does not belong to the prompt
     detached: bool = False  # wanted of the whole optimiser batch before its first gradient
 
 
 PAIR: Mapping[str, Said] = {"chosen": Said("chosen"), "rejected": Said("rejected")}
+ANSWER = "judged"
+JUDGED: Mapping[str, Said] = {ANSWER: Said("judged")}
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceInputs:
-    """What an objective's `loss` sees: one micro-batch of comparisons, by the names it gave.
+    """What an objective's `loss` sees: one micro-batch of comparisons, or of judged answers, by the
+    names it gave.
 
     `whole` holds the log-ratios of its detached answers, over the optimiser batch of all ranks.
     """
@@ -157,6 +161,8 @@ class PreferenceInputs:
     reference: Mapping[str, Tensor]  # name -> [B] of the model that the stage started from
     lengths: Mapping[str, Tensor]  # name -> [B] tokens of the answer, its end of turn included
     whole: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [N]
+    good_B: Tensor | None = None  # [B] of judged answers: which are good
+    balance_B: Tensor | None = None  # [B] weights with which good and bad ones count alike in sum
 
     def ratio(self, name: str) -> Tensor:
         """[B] log π - log π_ref, nats."""
@@ -178,6 +184,11 @@ class Objective:
     loss: Callable[[PreferenceInputs], Tensor] | None = None  # [B]; the batch's mean is minimised
     answers: Mapping[str, Said] = field(default_factory=lambda: dict(PAIR))
     revision_prompt: str = ""  # what the user says between a draft and the answer after it
+
+    @property
+    def judged(self) -> bool:
+        """Whether its rows are judged answers, not comparisons."""
+        return any(said.answer == "judged" for said in self.answers.values())
 
 
 # ---------------------------------------------------------------------------------------------

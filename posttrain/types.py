@@ -72,11 +72,22 @@ def told_apart(sources: Iterable[str]) -> list[str]:
 
 
 SCORES_COLUMN = "_reward_models"
-"""Of a row that rewards read: what reward models say of the answer. Stage -> one standardised score
-per member; rewards that combine them find them here, for they have no model themselves."""
+"""Of a row that rewards read: what reward models say of the answer. `scores_key` -> one score per
+member, standardised; rewards that combine them find them here, for they have no model themselves.
+"""
 BASELINE_SCORES_COLUMN = "_reward_models_baselines"
 """Of a row that rewards read: what reward models say of answers that the row brings along. Column
 of the answer -> stage -> one standardised score per member."""
+
+
+def scores_key(stage: str, fuse: int = 0) -> str:
+    """Where the scores of a stage's reward models stand; `fuse` as of the reward `ensemble`.
+
+    Example: scores_key("rm") is "rm", scores_key("rm", 5) "rm, fuse 5".
+    """
+    return f"{stage}, fuse {fuse}" if fuse else stage
+
+
 MEMBERS_STD = "members_std"
 """Part of a score: how far the members of an ensemble differ."""
 WATCH_PART = "watch"

@@ -7,17 +7,23 @@
 answer. z is estimated over the whole optimiser batch, without gradient, on the chosen and rejected
 answers of another row. Degenerate case: where all rows have one prompt, every answer belongs to
 it.
+
+With `rows: judged` each row is one answer, good or bad (`prompt`, `completion`, `label`), and its
+loss the one half of the above that it has. There the rarer kind first gets the weight with which
+both count alike, n_w·λ_w = n_l·λ_l; λ of the settings come on top.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from posttrain import ops
 from posttrain.config.optimiser import OfflineConfig
-from posttrain.ports import PAIR, Needs, Objective, PreferenceInputs, Said
+from posttrain.ports import ANSWER, JUDGED, PAIR, Needs, Objective, PreferenceInputs, Said
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +34,7 @@ _MISMATCHED = {
     "other_chosen": Said("chosen", of_next=True, detached=True),
     "other_rejected": Said("rejected", of_next=True, detached=True),
 }
+_MISMATCHED_JUDGED = {"other": Said("judged", of_next=True, detached=True)}
 
 
 class Config(OfflineConfig):
@@ -42,11 +49,42 @@ class Config(OfflineConfig):
     between 1 and 4/3."""
     weight_rejected: float = Field(default=1.0, gt=0)
     """λ of bad answers."""
+    # Not told where it is not asked for: identities of stages without stay what they were.
+    rows: Literal["pairs", "judged"] = Field(
+        default="pairs", exclude_if=lambda value: value == "pairs"
+    )
+    """pairs: each row compares a chosen and a rejected answer. judged: each has one `completion`,
+    and a `label` that is true where it is good."""
+
+
+def needs(config: Config) -> Needs:
+    """`NEEDS`, and whether rows are judged answers."""
+    return replace(NEEDS, judged=config.rows == "judged")
 
 
 def objective(config: Config) -> Objective:
-    """Our loss in TRL's trainer: TRL's own KTOTrainer takes rows of one answer."""
+    """Our loss in TRL's trainer for pairs, which also has single answers: one for both."""
+    settings = config.training_arguments() | {"beta": config.beta}
+    if config.rows == "judged":
+        return Objective(settings, _judged_loss(config), {**JUDGED, **_MISMATCHED_JUDGED})
+    return Objective(settings, _pair_loss(config), {**PAIR, **_MISMATCHED})
 
+
+def _judged_loss(config: Config) -> Callable[[PreferenceInputs], Tensor]:
+    def loss(inputs: PreferenceInputs) -> Tensor:
+        import torch
+
+        good_B, balance_B = inputs.good_B, inputs.balance_B
+        assert good_B is not None and balance_B is not None
+        ratio_B = inputs.ratio(ANSWER)
+        baseline = ops.preferences.kto_baseline(inputs.whole["other"]).to(ratio_B.device)
+        own_B = torch.where(good_B, config.weight_chosen, config.weight_rejected)
+        return ops.preferences.kto_judged(ratio_B, good_B, baseline, config.beta, own_B * balance_B)
+
+    return loss
+
+
+def _pair_loss(config: Config) -> Callable[[PreferenceInputs], Tensor]:
     def loss(inputs: PreferenceInputs) -> Tensor:
         import torch
 
@@ -62,5 +100,4 @@ def objective(config: Config) -> Objective:
             config.weight_rejected,
         )
 
-    settings = config.training_arguments() | {"beta": config.beta}
-    return Objective(settings, loss, {**PAIR, **_MISMATCHED})
+    return loss

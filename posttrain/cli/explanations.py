@@ -113,6 +113,9 @@ of them.""",
 completion, or messages; online_rl: prompt, and what its reward reads; perplexity: text.
 `data.columns: {prompt: question}` says which column of the file is meant.""",
     "empty-data": """There is not one row to use.""",
+    "one-label": """All judged answers are good, or all are bad. What makes an answer good shows
+only beside bad ones: give rows of both labels, or learn from the good ones alone in an sft
+stage.""",
     "all-contaminated": """`data.decontaminate` leaves out rows whose prompts overlap with questions
 of a suite, and here that is every row: the data is what the suite asks. Training on it would
 measure memory.""",
@@ -143,6 +146,9 @@ weights would learn at that rate. Give it `critic_lr`, or put it on the policy's
 something else. A reward_model stage leaves `reward_models/`: a folder per member, each a
 sequence-classification model of one label, and reward_models.json with what each says of held-out
 comparisons.""",
+    "no-known-prompts": """`fuse` averages scores over prompts that the ensemble was trained on, and
+its folder has no prompts.safetensors to find them in: an ensemble trained before there was one, or
+a copy of the members alone.""",
     "pool-too-small": """Best of n is estimated from a pool of answers to the same prompt, without
 drawing again: n can be no more than the pool holds. Answers that a reward broke on are not in
 it.""",

@@ -103,6 +103,7 @@ class RewardActor:
         """`tracker`: packed."""
         from posttrain.cluster.judges import Judges
         from posttrain.model.load import load_tokenizer
+        from posttrain.reward.fusion import FusedScores
         from posttrain.reward.reward_models import BaselineScores, EnsembleScorer
 
         self._tracker = unpacked(tracker)[0]
@@ -112,6 +113,7 @@ class RewardActor:
         self._watch: RewardPool | None = None
         try:
             self._ensembles = {name: EnsembleScorer(at) for name, at in job.ensembles.items()}
+            self._fused = FusedScores(self._ensembles, job.ensembles, job.fused)
             self._baselines: BaselineScores | None = None
             if self._ensembles and job.baselines:
                 tokenizer = load_tokenizer(job.tokenizer_path)
@@ -180,13 +182,15 @@ class RewardActor:
         """
         if not self._ensembles:
             return [prompt.row for prompt in prompts]
-        sequences = [
-            (*prompt.token_ids, *rollout.token_ids)
+        answers = [
+            (prompt.token_ids, rollout.token_ids)
             for prompt, rollout in zip(prompts, rollouts, strict=True)
         ]
+        sequences = [(*asked, *said) for asked, said in answers]
         scores = {name: each.scores(sequences) for name, each in self._ensembles.items()}
+        scores |= self._fused.of(answers, scores)
         rows: list[dict[str, Any]] = [
-            {**prompt.row, SCORES_COLUMN: {name: found[i] for name, found in scores.items()}}
+            {**prompt.row, SCORES_COLUMN: {key: found[i] for key, found in scores.items()}}
             for i, prompt in enumerate(prompts)
         ]
         if self._baselines is not None:

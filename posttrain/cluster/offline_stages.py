@@ -112,20 +112,23 @@ def put_together(job: OfflineJob, tracker: Tracker) -> None:
 
 
 def _pairs(job: OfflineJob, settings: Any, tracker: Tracker, is_first: bool) -> Any:
-    """The comparisons; the first worker tells which rows were left out."""
+    """The comparisons, or judged answers; the first worker tells which rows were left out."""
+    from posttrain.stages.judged_rows import render_judged
     from posttrain.stages.pair_rows import render_pairs
 
     report = _report(job, tracker, is_first)
     objective = settings.objective
-    pairs = render_pairs(
-        job.model_path,
-        job.data,
-        job.max_tokens,
-        job.seed,
-        answers=objective.answers,
-        revision_prompt=objective.revision_prompt,
-        report_to=report,
-    )
+    of_job = job.model_path, job.data, job.max_tokens, job.seed
+    if objective.judged:
+        pairs = render_judged(*of_job, report_to=report)
+    else:
+        pairs = render_pairs(
+            *of_job,
+            answers=objective.answers,
+            revision_prompt=objective.revision_prompt,
+            report_to=report,
+            augment=job.augment,
+        )
     _tell(report, tracker)
     if is_first and pairs.left_out:
         tracker.event("comparisons-left-out", text=pairs.words, counts=dict(pairs.left_out))

@@ -12,6 +12,8 @@ from posttrain.config.plugin import Plugin
 from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import StrictModel
 
+MOST_MEMBERS = 64  # of an ensemble
+
 
 class RowBatch(StrictModel):
     """How many rows make one optimiser step."""
@@ -73,6 +75,15 @@ class SftStage(OfflineStage):
     """Rows per step."""
 
 
+class Augment(StrictModel):
+    """Spelling variants of prompts, to train on beside them. `{}` takes the defaults."""
+
+    variants: int = Field(default=5, gt=0, le=100)
+    """Made of each prompt; those are kept whose states are corners of the convex hull of all."""
+    noise: float = Field(default=0.05, gt=0, le=1)
+    """Share of a prompt's words with a slip; at least one has one."""
+
+
 class RewardModelStage(OfflineStage):
     """Trains models that say by one number which of two answers people prefer: an ensemble."""
 
@@ -84,7 +95,7 @@ class RewardModelStage(OfflineStage):
     """The stage whose model the members start from; its output layer gives way to a new head."""
     data: Data
     """Rows with `chosen` and `rejected`, texts beside a `prompt`, or whole conversations."""
-    members: int = Field(default=4, gt=0, le=64)
+    members: int = Field(default=4, gt=0, le=MOST_MEMBERS)
     """Members of the ensemble: same data and settings, each with its own seed for the new head and
     the order of the rows. 4 or 5 have nearly all of the gain, 3 are noticeably worse."""
     algorithm: Plugin = Plugin(name="reward_model")
@@ -94,6 +105,9 @@ class RewardModelStage(OfflineStage):
     holdout_rows: int = Field(default=256, ge=0)
     """Comparisons kept out of training, the same for every member: its accuracy and calibration,
     and the mean and spread by which its scores are standardised. A fifth of the rows at most."""
+    # Not told where it is not asked for: identities of stages without stay what they were.
+    augment: Augment | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Trains on misspelt prompts too, with the same two answers (ConvexDA): `{variants: 5}`."""
 
 
 class PreferenceStage(OfflineStage):

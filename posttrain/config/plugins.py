@@ -169,6 +169,18 @@ def baseline_columns(reward: Plugin, base_dir: str | Path | None = None) -> list
     return list(dict.fromkeys(found))
 
 
+def fused_scores(reward: Plugin, base_dir: str | Path | None = None) -> list[tuple[str, int]]:
+    """(stage, number of neighbours) of the reward models whose scores a reward, or a part of it,
+    wants fused, each once. What cannot be loaded names none.
+    """
+    found: list[tuple[str, int]] = []
+    with suppress(InputError):
+        for *_, module, config in with_parts(reward, base_dir):
+            if hasattr(module, "fused_scores"):
+                found += module.fused_scores(config)
+    return list(dict.fromkeys(found))
+
+
 def algorithm_mode(module: ModuleType) -> Mode | None:
     """Whether an algorithm's file fulfils the online or the offline contract; None for neither."""
     for mode in ("online", "offline"):

@@ -97,7 +97,7 @@ def score_sequences(
     scores_B = torch.zeros(len(sequences))
     was_training, _ = model.training, model.eval()
     with torch.no_grad():
-        for members in _passes([len(each) for each in sequences], budget_tokens):
+        for members in passes([len(each) for each in sequences], budget_tokens):
             tokens_T = torch.tensor([t for i in members for t in sequences[i]], device=device)
             lengths = [len(sequences[i]) for i in members]
             scores_B[members] = packed_scores(model, tokens_T, lengths, autocast).cpu()
@@ -105,16 +105,17 @@ def score_sequences(
     return scores_B
 
 
-def _passes(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
-    passes: list[list[int]] = []
+def passes(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """Places of sequences in groups of at most `budget_tokens`, the longest first."""
+    groups: list[list[int]] = []
     room = -1
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if lengths[index] > room:
-            passes.append([])
+            groups.append([])
             room = max(budget_tokens, lengths[index])
-        passes[-1].append(index)
+        groups[-1].append(index)
         room -= lengths[index]
-    return passes
+    return groups
 
 
 def _last_tokens(token_ids_T: Tensor, lengths: Sequence[int], pad_id: int | None) -> Tensor:

@@ -65,6 +65,37 @@ def kto(
     return 0.5 * (loss_w_B + loss_l_B)
 
 
+def kto_judged(
+    ratio_B: Tensor, good_B: Tensor, baseline: Tensor, beta: float, weight_B: Tensor
+) -> Tensor:
+    """[B] KTO of single answers: λ(1 - σ(β(r - z))) of a good one, λ(1 - σ(β(z - r))) of a bad one
+    (Ethayarajh et al. 2024, arXiv 2402.01306, eq. 7). `weight_B` is λ of each; z as in `kto`.
+    """
+    _check(ratio_B=ratio_B, weight_B=weight_B)
+    sign_B = torch.where(good_B, 1.0, -1.0)
+    return weight_B * (1.0 - torch.sigmoid(beta * sign_B * (ratio_B - baseline)))
+
+
+def label_weights(num_good: int, num_bad: int) -> tuple[float, float]:
+    """(of a good answer, of a bad one): 1 for those that there are more of, and for the others as
+    much as makes both count alike in sum. Both are 1 where there are none of a kind.
+
+    Example: label_weights(100, 300) is (3.0, 1.0).
+    """
+    if not num_good or not num_bad:
+        return 1.0, 1.0
+    return max(1.0, num_bad / num_good), max(1.0, num_good / num_bad)
+
+
+def good_above_bad(ratio_N: Tensor, good_N: Tensor) -> float:
+    """How often a good answer has the larger value of the two, over all pairs of a good and a bad
+    one; a tie is half (the area under the ROC curve). 1/2 where there are none of a kind.
+    """
+    _check(ratio_N=ratio_N)
+    margins = ratio_N[good_N][:, None] - ratio_N[~good_N]
+    return pairs_right(margins.flatten()) if margins.numel() else 0.5
+
+
 def kto_baseline(ratio_mismatched_N: Tensor) -> Tensor:
     """[] z = max(0, mean log-ratio of answers after prompts that they do not belong to), over the
     whole batch (section 4).

@@ -8,22 +8,23 @@ from posttrain.config.answers import GenerateStage, OverOptimisationStage
 from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.pipeline import Cluster, EvaluateStage, OnlineRlStage, Pipeline
 from posttrain.config.tasks import suite_tasks
+from posttrain.ports import Needs
 from posttrain.stages.schedule import steps_ahead
 
 
 def describe(
-    name: str, pipeline: Pipeline, cluster: Cluster, rows: int | None, greedy: bool = False
+    name: str, pipeline: Pipeline, cluster: Cluster, rows: int | None, needs: Needs
 ) -> str:
     """One sentence on a stage's work; empty for stages without any to speak of.
 
-    `rows` is the number of rows of its data, where that is known; `greedy` whether its algorithm
-    asks for a greedy answer to each prompt.
+    `rows` is the number of rows of its data, where that is known; `needs` what its algorithm asks
+    for.
     """
     stage = pipeline.stages.get(name)
     if isinstance(stage, OnlineRlStage):
-        return f"{name}: {_online_rl(stage, cluster, greedy)}"
+        return f"{name}: {_online_rl(stage, cluster, needs.greedy)}"
     if isinstance(stage, SftStage | PreferenceStage | RewardModelStage):
-        return f"{name}: {_offline(stage, stage.batch.rows, rows)}"
+        return f"{name}: {_offline(stage, stage.batch.rows, rows, needs)}"
     if isinstance(stage, GenerateStage):
         return f"{name}: {_generate(stage, rows)}"
     if isinstance(stage, OverOptimisationStage):
@@ -64,11 +65,13 @@ def _online_rl(stage: OnlineRlStage, cluster: Cluster, greedy: bool) -> str:
     )
 
 
-def _offline(stage: OfflineStage, batch: int, rows: int | None) -> str:
-    noun = "row" if isinstance(stage, SftStage) else "pair"
+def _offline(stage: OfflineStage, batch: int, rows: int | None, needs: Needs) -> str:
+    noun = "row" if isinstance(stage, SftStage) or needs.judged else "pair"
     members = ""
     if isinstance(stage, RewardModelStage) and stage.members > 1:
         members = f"; {stage.members} members, each so"
+    if isinstance(stage, RewardModelStage) and stage.augment and stage.steps is None:
+        members = f", and {stage.augment.variants} variants of each at most{members}"
     per_step = f"{count(batch, noun)} = 1 step"
     if stage.steps is not None:
         total = count(batch * stage.steps, noun)

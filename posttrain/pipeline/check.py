@@ -33,6 +33,7 @@ from posttrain.pipeline.check_objectives import wrong_objective
 from posttrain.pipeline.check_online import check_online
 from posttrain.pipeline.graph import Graph, build_graph
 from posttrain.ports import Needs
+from posttrain.prompts.judged import COLUMNS as JUDGED_COLUMNS
 from posttrain.stages.step_limits import check_step
 
 _MODES: dict[type[StageBase], Mode] = {
@@ -86,7 +87,7 @@ def check(loaded: LoadedPipeline, *, every_row: bool = False) -> CheckReport:
         for name in (graph.order or loaded.draft.stages)
         if (
             note := describe(
-                name, loaded.draft, loaded.cluster, rows.get(name), checker.needs(name).greedy
+                name, loaded.draft, loaded.cluster, rows.get(name), checker.needs(name)
             )
         )
     )
@@ -177,6 +178,7 @@ class _Checker:
             self.problems += [problem] if problem else []
         if isinstance(stage, WITH_DATA):
             needs = stage.needs if isinstance(stage, OfflineStage) else ("prompt",)
+            needs = JUDGED_COLUMNS if self.needs(name).judged else needs
             found = self.data.check(stage.data, f"{prefix}.data", needs, f"(stage {name})", name)
             self.problems += found
             self.problems += check_rows_of_stages(name, stage.data, needs, self.loaded)
@@ -217,10 +219,12 @@ class _Checker:
         return config
 
     def needs(self, name: str) -> Needs:
-        """What the stage's algorithm asks for; nothing where it is not known, or offline."""
+        """What the stage's algorithm asks for; nothing where that is not known, or does not depend
+        on its settings.
+        """
         stage = self.pipeline.stages[name]
         config = self.plugins.get(name, {}).get("algorithm")
-        if not isinstance(stage, OnlineRlStage) or config is None:
+        if not isinstance(stage, OnlineRlStage | PreferenceStage) or config is None:
             return Needs()
         return stage_needs(stage, config, self.loaded.base_dir)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from posttrain.algorithms import needs_of
 from posttrain.config.critic import HEAD, CriticConfig, is_folder, names_a_stage
 from posttrain.config.document import Places, show_path
+from posttrain.config.offline import PreferenceStage
 from posttrain.config.paths import neighbour
 from posttrain.config.pipeline import ModelStage, OnlineRlStage, Pipeline
 from posttrain.config.plugins import load_plugin
@@ -19,7 +20,9 @@ from posttrain.stages.step_limits import placed
 CURE = "a sequence-classification folder with one label, critic: policy, or critic: head"
 
 
-def stage_needs(stage: OnlineRlStage, config: StrictModel, base_dir: str | Path) -> Needs:
+def stage_needs(
+    stage: OnlineRlStage | PreferenceStage, config: StrictModel, base_dir: str | Path
+) -> Needs:
     """What a stage's algorithm asks for. `config` is the algorithm's."""
     return needs_of(load_plugin("algorithm", stage.algorithm.name, base_dir), config)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from posttrain.config.suggest import closest
+from posttrain.prompts.judged import LABEL, is_good
 
 _JSON_WORDS = (
     ("Unterminated string", "string not closed"),
@@ -27,6 +28,7 @@ _SYNONYMS = {
     "text": ("text", "content", "document", "page", "passage", "body"),
     "chosen": ("chosen", "preferred", "better", "winner"),
     "rejected": ("rejected", "dispreferred", "worse", "loser"),
+    "label": ("label", "desirable", "good", "is_good", "liked", "thumbs_up"),
 }
 
 OF_COMPARISONS = ("chosen", "rejected")
@@ -41,6 +43,12 @@ def json_fault(error: json.JSONDecodeError) -> str:
 
 def row_fault(row: Mapping[str, Any], needs: Sequence[str]) -> str | None:
     """What makes a row unusable: a needed column that it lacks, or one of the wrong kind."""
+    if LABEL in needs:
+        if LABEL not in row:
+            return f"no column `{LABEL}`"
+        if is_good(row[LABEL]) is None:
+            return f"`{LABEL}` is {_kind(row[LABEL])}, has to be true or false"
+        needs = [column for column in needs if column != LABEL]
     if "messages" in row and "messages" not in needs and "prompt" in needs:
         return messages_fault(row["messages"])
     for column in needs:
@@ -74,7 +82,7 @@ def meets(columns: Iterable[str], needs: Sequence[str]) -> bool:
     """Whether these columns are enough. `messages` stands for `prompt` and `completion`."""
     there = set(columns)
     if "messages" in there and "prompt" in needs:
-        return True
+        there |= {"prompt", "completion"}
     return there.issuperset(needs)
 
 

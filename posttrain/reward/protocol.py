@@ -18,6 +18,10 @@ answers that say nothing.
 beside the policy's, to compare the two: reward models then score that answer as well, once per
 prompt, and the row has it under BASELINE_SCORES_COLUMN.
 
+`fused_scores(config)` names stages whose reward models' scores it wants averaged over prompts of
+their training that are like the one asked, and over how many: [("rm", 5)]. They stand beside the
+others, under `scores_key("rm", 5)`.
+
 `summary(parts)` may sum up the parts of many scores as shares by name, for what a suite shows
 beside the share of right answers.
 

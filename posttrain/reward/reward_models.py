@@ -19,7 +19,9 @@ from posttrain import ops
 from posttrain.errors import InputError, RewardBroken
 from posttrain.model.chat import render_answer
 from posttrain.model.folders import ENSEMBLE, member_folders
+from posttrain.model.load import context_length
 from posttrain.model.reward import load_reward_model, score_sequences
+from posttrain.model.states import mean_states
 from posttrain.reward.columns import is_text
 from posttrain.types import Prompt
 
@@ -49,6 +51,15 @@ class EnsembleScorer:
             [score_sequences(member, sequences, self._budget) for member in self._members]
         )
         return ops.ensembles.standardised(raw_MB, self._means_M, self._stds_M)
+
+    def mean_states(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """[B, D] the first member's (`model.states`)."""
+        return mean_states(self._members[0], sequences, self._budget)
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence that members can read."""
+        return context_length(self._members[0].config)
 
     def scores(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """[B][M] as plain numbers. What occurs several times is scored once: samples of one prompt

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.config.lora import Lora
+from posttrain.config.offline import Augment
 from posttrain.config.pipeline import OffPolicy
 from posttrain.loop.settings import LoopSettings
 from posttrain.ports import EngineSpec
@@ -40,6 +41,7 @@ class ScoringJob:
     directory: str  # the stage's: judges' logs lie there
     tokenizer_path: str  # folder with the tokenizer of the policy
     baselines: tuple[str, ...] = ()  # columns whose answers reward models score, too
+    fused: tuple[tuple[str, int], ...] = ()  # ensembles, and over how many prompts each is fused
     watch: PluginRef | None = None  # a reward that is noted beside the first
 
 
@@ -100,3 +102,4 @@ class OfflineJob:
     precision: str
     attempt: int
     members: int = 1  # of an ensemble
+    augment: Augment | None = None  # of its prompts

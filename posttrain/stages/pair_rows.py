@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from posttrain.config.data import ResolvedData
+from posttrain.config.offline import Augment
 from posttrain.errors import InputError, Problem
 from posttrain.ports import PAIR, Said
 from posttrain.prompts import comparisons
 from posttrain.prompts.comparisons import COLUMNS, Comparison, comparison_of
+from posttrain.prompts.spelling import misspelt_prompt
 from posttrain.stages.context import context_length
 from posttrain.stages.questions import refuse_too_long
 
@@ -45,12 +48,14 @@ def render_pairs(
     answers: Mapping[str, Said] = PAIR,
     revision_prompt: str = "",
     report_to: str | None = None,
+    augment: Augment | None = None,
 ) -> RenderedPairs:
     """Every comparison, tokenised with the model's own tokenizer and template.
 
     `answers` are those that the objective compares. A row that is no comparison (see
     `prompts.comparisons`) is refused with its place, or left out and counted where `data.bad_rows`
-    is `skip`. Otherwise as `sft_rows.render_rows`. Raises InputError.
+    is `skip`. `augment` gives each pair variants. Otherwise as `sft_rows.render_rows`. Raises
+    InputError.
     """
     from posttrain.model.load import load_tokenizer
     from posttrain.prompts.decontamination import TrainingRows
@@ -80,27 +85,31 @@ def render_pairs(
         if longest > limit:
             too_long.append((each, longest))
         else:
-            pairs.append(pair)
+            variants = render.variants(each, found, own, augment, seed) if augment else ()
+            pairs.append(replace(pair, variants=tuple(variants)))
     source.write_report(report_to)
     if refused:
-        raise InputError(_refused(refused))
+        raise InputError(refused_rows(refused))
     refuse_too_long("row-too-long", too_long, f"{limit} fit")
     result = RenderedPairs(pairs, faults)
     if not pairs:
         why = f": {result.words}" if faults else ""
         message = f"no comparison is left{why}"
         raise InputError(Problem("empty-data", message, file=spec.shown))
-    _require_stops(pairs, render.tokenizer)
+    require_answers_stop(pairs, render.tokenizer)
     return result
 
 
-def _require_stops(pairs: Sequence[RenderedPair], tokenizer: Any) -> None:
-    """An answer that never ends teaches a policy not to stop."""
+def require_answers_stop(pairs: Sequence[RenderedPair], tokenizer: Any) -> None:
+    """An answer that never ends teaches a policy not to stop: the first of each row are looked at.
+
+    Raises InputError.
+    """
     from posttrain.model.chat import RenderedRow, require_stops
 
     rows = (
         RenderedRow((*context, *answer), (0,) * len(context) + (1,) * len(answer), "")
-        for context, answer in (pair.answers["chosen"] for pair in pairs)
+        for context, answer in (next(iter(pair.answers.values())) for pair in pairs)
     )
     require_stops(list(rows)[:1000], tokenizer)
 
@@ -131,6 +140,26 @@ class _Renderer:
             found[name] = context, whole[len(context) :]
         return found
 
+    def variants(
+        self,
+        row: DataRow,
+        found: Comparison,
+        wanted: Mapping[str, Said],
+        augment: Augment,
+        seed: int,
+    ) -> list[RenderedPair]:
+        """The comparison behind misspelt prompts, each once: a function of the seed and the row."""
+        from posttrain.train.pairs import RenderedPair
+
+        made = {}
+        for number in range(augment.variants):
+            random = Random(f"{seed}/spelling/{row.part}/{row.number}/{number}")
+            prompt = misspelt_prompt(found.prompt, augment.noise, random)
+            if prompt != found.prompt:
+                pair = RenderedPair(self.answers(replace(found, prompt=prompt), wanted))
+                made[pair.prompt] = pair
+        return list(made.values())
+
     def _with_draft(self, row: Comparison, draft: str) -> str | list[Mapping[str, str]]:
         text = row.chosen if draft == "chosen" else row.rejected
         if isinstance(row.prompt, str) and not self.tokenizer.chat_template:
@@ -147,7 +176,8 @@ class _Renderer:
         ]
 
 
-def _refused(rows: Sequence[tuple[DataRow, str]]) -> Problem:
+def refused_rows(rows: Sequence[tuple[DataRow, str]]) -> Problem:
+    """The first of the rows that are refused, why, and where others are."""
     row, why = rows[0]
     more = [each.number for each, _ in rows[1:]]
     also = f"; {len(more)} more: {', '.join(map(str, more[:3]))}" if more else ""

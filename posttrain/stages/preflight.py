@@ -18,10 +18,12 @@ from typing import Any
 from posttrain.config.answers import ScoredReward
 from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
+from posttrain.config.offline import MOST_MEMBERS
 from posttrain.config.pipeline import OnlineRlStage, Suite
 from posttrain.config.plugin import named_stages
 from posttrain.config.plugins import (
     baseline_columns,
+    fused_scores,
     load_plugin,
     plugin_config,
     reward_stages,
@@ -35,7 +37,7 @@ from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.scoring import reward_pool
 from posttrain.stages.step_limits import check_step
-from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt
+from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt, scores_key
 
 ROWS_TRIED = 20_000  # rows rendered per data set here; the stage itself renders all of them
 GENERATED_TRIED = 2_000  # of rows that the micro world makes to learn from: all are of one kind
@@ -130,20 +132,20 @@ def _look_at_rows(request: PreflightRequest, folder: str) -> None:
 
 
 def _look_at_pairs(request: PreflightRequest, folder: str) -> None:
+    from posttrain.stages.judged_rows import render_judged
     from posttrain.stages.pair_rows import render_pairs
     from posttrain.train.pairs import require_budget
 
     assert request.algorithm is not None
     module = load_plugin("algorithm", request.algorithm.name, request.algorithm.base_dir)
     objective = module.objective(plugin_config(module, request.algorithm.settings))
-    found = render_pairs(
-        folder,
-        _few(request),
-        request.max_tokens,
-        0,
-        answers=objective.answers,
-        revision_prompt=objective.revision_prompt,
-    )
+    of_stage = folder, _few(request), request.max_tokens, 0
+    if objective.judged:
+        found = render_judged(*of_stage)
+    else:
+        found = render_pairs(
+            *of_stage, answers=objective.answers, revision_prompt=objective.revision_prompt
+        )
     together = [said for said in objective.answers.values() if not said.detached]
     require_budget(found.pairs, request.budget_tokens, len(together))
 
@@ -186,8 +188,10 @@ def _look_at_first_rows(reward: ScoredReward, prompts: Sequence[Prompt]) -> None
     if judged or any(each.makes == "model" for each in named):
         return
     said: dict[str, Any] = {}
-    if scores := {each.stage: [0.0] for each in named}:
-        said = {SCORES_COLUMN: scores}
+    zeros = [0.0] * MOST_MEMBERS  # a reward may ask for some of them
+    if scores := {each.stage: zeros for each in named}:
+        fused = {scores_key(*each): zeros for each in fused_scores(reward)}
+        said = {SCORES_COLUMN: scores | fused}
         said[BASELINE_SCORES_COLUMN] = dict.fromkeys(baseline_columns(reward), scores)
     first: dict[str, Prompt] = {}
     for prompt in prompts:

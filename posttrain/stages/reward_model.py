@@ -16,7 +16,7 @@ def run(stage: RewardModelStage, algorithm: PluginRef, context: StageContext) ->
         return "done"
     job = offline_job("reward_model", stage, algorithm, context)
     trainers = min(job.num_trainers, stage.members)
-    job = replace(job, members=stage.members, num_trainers=trainers)
+    job = replace(job, members=stage.members, augment=stage.augment, num_trainers=trainers)
     outcome = context.launcher.run_offline(job, context.tracker)
     if outcome == "done" and not (context.directory / "reward_models").exists():
         context.launcher.put_together(job, context.tracker)

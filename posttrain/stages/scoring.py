@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.config.answers import ScoredReward
-from posttrain.config.plugins import baseline_columns, reward_stages, with_parts
+from posttrain.config.plugins import baseline_columns, fused_scores, reward_stages, with_parts
 from posttrain.errors import InputError, Problem
 from posttrain.model.folders import member_folders, vocabulary_fingerprint
 from posttrain.ports import EngineSpec
@@ -55,6 +55,7 @@ def scoring_job(
     keys = {key: reward} | ({"watch": watch[0]} if watch else {})
     vocabulary = vocabulary_fingerprint(tokenizer_path)
     baselines = [column for each in keys.values() for column in baseline_columns(each)]
+    fused = [asked for each in keys.values() for asked in fused_scores(each)]
     ensembles = _named(keys, "reward_models", context)
     for at, name, path in ensembles:
         _require_vocabulary(path, vocabulary, name, f"stages.{context.name}.{at}")
@@ -70,6 +71,7 @@ def scoring_job(
         directory=str(context.directory),
         tokenizer_path=tokenizer_path,
         baselines=tuple(dict.fromkeys(baselines)),
+        fused=tuple(dict.fromkeys(fused)),
         watch=watch[1] if watch else None,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -200,11 +201,15 @@ COLLATED_ASIDE = "aside_"  # before the names of what belongs to detached answer
 
 
 def pair_collator(
-    names: Sequence[str], pad_id: int, detached: Sequence[str] = (), score_only: bool = False
+    names: Sequence[str],
+    pad_id: int,
+    detached: Sequence[str] = (),
+    score_only: bool = False,
+    numbers: Sequence[str] = (),
 ) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]:
     """Rows of `pair_dataset` as one padded batch: [S·B, T], answer after answer of `names`.
 
-    `score_only` leaves out what reward models do not read.
+    `score_only` leaves out what reward models do not read. `numbers` are the dataset's, [B] each.
     """
 
     def block(rows: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> dict[str, Tensor]:
@@ -223,18 +228,23 @@ def pair_collator(
         if detached:
             aside = block(rows, detached)
             batch |= {f"{COLLATED_ASIDE}{name}": tensor for name, tensor in aside.items()}
-        return batch
+        return batch | {each: torch.tensor([row[each] for row in rows]) for each in numbers}
 
     return collate
 
 
 def pair_dataset(
-    pairs: Sequence[RenderedPair], names: Sequence[str], reference_NS: Tensor | None = None
+    pairs: Sequence[RenderedPair],
+    names: Sequence[str],
+    reference_NS: Tensor | None = None,
+    numbers: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Any:
-    """A `datasets.Dataset` of the pairs' answers; `reference_NS` [N, S] by pair and name."""
+    """A `datasets.Dataset` of the pairs' answers; `reference_NS` [N, S] by pair and name, `numbers`
+    by name, one of each pair.
+    """
     from datasets import Dataset
 
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[Any]] = {name: list(values) for name, values in numbers.items()}
     for place, name in enumerate(names):
         columns[f"{name}_context"] = [list(pair.answers[name][0]) for pair in pairs]
         columns[f"{name}_answer"] = [list(pair.answers[name][1]) for pair in pairs]

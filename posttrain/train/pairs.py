@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,16 +23,19 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class RenderedPair:
-    """One comparison as token ids.
+    """One comparison as token ids; or one answer that is good or bad.
 
     Example: RenderedPair({"chosen": ((5, 3), (9, 1)), "rejected": ((5, 3), (8, 1))})
     """
 
     answers: Mapping[str, tuple[Ids, Ids]]  # name -> (what stands before the answer, the answer)
+    variants: tuple[RenderedPair, ...] = ()  # the same answers after other wordings of the prompt
+    good: bool | None = None  # of a judged answer
 
     @property
     def prompt(self) -> Ids:
-        return self.answers["chosen"][0]
+        """What stands before the first answer."""
+        return next(iter(self.answers.values()))[0]
 
     def length(self, name: str) -> int:
         """Tokens of an answer with all that stands before it."""
@@ -77,7 +80,7 @@ def with_mismatched(
         other = next((each for each in following if each.prompt != pair.prompt), next_one)
         room = longest - len(pair.prompt)
         taken = {new: (pair.prompt, other.answers[n][1][:room]) for new, n in borrowed.items()}
-        found.append(RenderedPair({**pair.answers, **taken}))
+        found.append(replace(pair, answers={**pair.answers, **taken}))
     return found
 
 

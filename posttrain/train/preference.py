@@ -1,10 +1,13 @@
-"""Learning from comparisons directly, with TRL's DPO trainer and its losses, or ours in it."""
+"""Learning from comparisons or judged answers directly, with TRL's DPO trainer and its losses, or
+ours in it.
+"""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,10 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from posttrain import ops
+from posttrain.errors import InputError, Problem
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.model.packed import packed_forward
-from posttrain.ports import CheckpointFolders, Tracker
+from posttrain.ports import ANSWER, CheckpointFolders, Tracker
+from posttrain.train import heldout
 from posttrain.train.offline import (
     OfflineSettings,
     evaluate_every,
@@ -44,26 +49,27 @@ def run_preference(
 ) -> Literal["done", "stopped"]:
     """Train and write the model folder; or, asked to stop, a checkpoint to go on from.
 
-    The loss is the mean over the comparisons of an optimiser batch. Log-probs of the reference, the
+    The loss is the mean over the rows of an optimiser batch. Log-probs of the reference, the
     model that training starts from, are computed once and kept in the stage's folder. Otherwise as
     `run_sft`.
     """
     answers = settings.objective.answers
+    own = (ANSWER,) if settings.objective.judged else ("chosen", "rejected")
     names = [name for name, said in answers.items() if not said.detached]
     detached = [name for name, said in answers.items() if said.detached]
     borrowed = {name: said.answer for name, said in answers.items() if said.of_next}
-    training, heldout = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
+    training, held_out = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
     training = with_mismatched(training, borrowed) if borrowed else training
     model: Any = load_model(settings.model_path, "fp32")
     require_budget(training, settings.tokens_per_micro_batch, max(len(names), len(detached)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    reference_NS, heldout_NS = None, torch.zeros(len(heldout), 2)
-    all_names = [*names, *detached]
+    reference_NS, heldout_NS = None, torch.zeros(len(held_out), len(own))
+    rows = _Rows(training, [*names, *detached], held_out, own)
     if has_reference:
         tracker.event("waiting", text="log-probs of the reference, once for all rows")
         model.to(device)
         file = settings.directory / REFERENCE_FILE
-        reference_NS, heldout_NS = _reference(file, model, settings, training, heldout, all_names)
+        reference_NS, heldout_NS = _reference(file, model, settings, rows)
     if settings.lora is not None:
         add_adapters(model, settings.lora, settings.seed)
     configs = copy.deepcopy((model.config, model.generation_config))
@@ -71,8 +77,8 @@ def run_preference(
         model, settings, training, reference_NS, names, detached, tracker, checkpoints
     )
     trainer.has_reference = has_reference
-    measure = _heldout_metrics(model, settings, heldout, heldout_NS, has_reference)
-    _add_callback(trainer, measure if heldout else None, settings, len(training), stop_asked)
+    measure = _heldout_metrics(model, settings, rows, heldout_NS, has_reference)
+    _add_callback(trainer, measure if held_out else None, settings, len(training), stop_asked)
     if not trainer.go_on():
         return "stopped"
     if trainer.is_world_process_zero():
@@ -129,27 +135,33 @@ def answer_logprobs(
     return found_NS.float()
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows with the names of the answers that are wanted of each."""
+
+    training: Sequence[RenderedPair]
+    names: Sequence[str]
+    heldout: Sequence[RenderedPair]
+    heldout_names: Sequence[str]
+
+
 def _reference(
-    file: Path,
-    model: Any,
-    settings: OfflineSettings,
-    training: Sequence[RenderedPair],
-    heldout: Sequence[RenderedPair],
-    names: Sequence[str],
+    file: Path, model: Any, settings: OfflineSettings, rows: _Rows
 ) -> tuple[Tensor, Tensor]:
-    """([N, S] of the rows to train on, [H, 2] of those held out), from the file where it has them.
+    """(log-probs [N, S] of the rows to train on, [H, S] of those held out), from the file where it
+    has them.
 
     Each rank computes its share.
     """
-    rows = _fingerprint([*training, *heldout])
-    kept = _read(file, rows)
+    which = _fingerprint([*rows.training, *rows.heldout])
+    kept = _read(file, which)
     if kept is not None:
         return kept
-    of_training = _shared(model, settings, training, names)
-    of_heldout = _shared(model, settings, heldout, ("chosen", "rejected"))
+    of_training = _shared(model, settings, rows.training, rows.names)
+    of_heldout = _shared(model, settings, rows.heldout, rows.heldout_names)
     if _rank() == 0:
         partial = file.with_name(f".{file.name}.partial")
-        save_file({"training": of_training, "heldout": of_heldout}, partial, {"rows": rows})
+        save_file({"training": of_training, "heldout": of_heldout}, partial, {"rows": which})
         partial.replace(file)
     return of_training, of_heldout
 
@@ -205,6 +217,7 @@ def _make_trainer(
 ) -> PreferenceTrainer:
     from trl import DPOConfig
 
+    from posttrain.train.judged_trainer import JudgedTrainer
     from posttrain.train.pair_trainer import PreferenceTrainer, pair_collator, pair_dataset
 
     tokenizer = load_tokenizer(settings.model_path)
@@ -216,13 +229,15 @@ def _make_trainer(
         "include_num_input_tokens_seen": "non_padding",
         "precompute_ref_log_probs": True,  # ours, for every loss: see `_reference`
     }
-    trainer = PreferenceTrainer(
+    judged = settings.objective.judged
+    numbers = _judgements(training) if judged else {}
+    trainer = (JudgedTrainer if judged else PreferenceTrainer)(
         model=model,
         args=DPOConfig(
             **training_arguments(settings, settings.num_steps(len(training))) | of_pairs
         ),
-        train_dataset=pair_dataset(training, all_names, reference_NS),
-        data_collator=pair_collator(names, pad_id, detached),
+        train_dataset=pair_dataset(training, all_names, reference_NS, numbers),
+        data_collator=pair_collator(names, pad_id, detached, numbers=list(numbers)),
         processing_class=tokenizer,
         tokens_per_micro_batch=settings.tokens_per_micro_batch,
         tracker=tracker,
@@ -231,6 +246,22 @@ def _make_trainer(
     trainer.objective, trainer.names, trainer.detached = settings.objective, names, detached
     trainer.num_answers = len(names)
     return trainer
+
+
+def _judgements(rows: Sequence[RenderedPair]) -> dict[str, list[float]]:
+    """Of each judged answer whether it is good, and the weight with which both kinds count alike.
+
+    Raises InputError where there is one kind only: then there is nothing to tell apart.
+    """
+    good = [bool(row.good) for row in rows]
+    if len(set(good)) < 2:
+        message = f"all {len(rows)} answers to train on are {'good' if all(good) else 'bad'}"
+        raise InputError(Problem("one-label", message, path="data", help="rows of both labels"))
+    of_good, of_bad = ops.preferences.label_weights(sum(good), len(good) - sum(good))
+    return {
+        "good": [float(each) for each in good],
+        "balance": [of_good if each else of_bad for each in good],
+    }
 
 
 def _add_callback(
@@ -251,32 +282,21 @@ def _add_callback(
 
 
 def _heldout_metrics(
-    model: Any,
-    settings: OfflineSettings,
-    heldout: Sequence[RenderedPair],
-    reference_N2: Tensor,
-    has_reference: bool,
+    model: Any, settings: OfflineSettings, rows: _Rows, reference_NS: Tensor, has_reference: bool
 ) -> Callable[[], dict[str, float]]:
-    lengths_N2 = torch.tensor(
-        [[len(pair.answers[name][1]) for name in ("chosen", "rejected")] for pair in heldout]
+    names = rows.heldout_names
+    lengths_NS = torch.tensor(
+        [[len(row.answers[name][1]) for name in names] for row in rows.heldout]
     )
+    good_N = torch.tensor([bool(row.good) for row in rows.heldout])
 
     def measure() -> dict[str, float]:
-        found_N2 = answer_logprobs(
-            model,
-            heldout,
-            ("chosen", "rejected"),
-            settings.tokens_per_micro_batch,
-            settings.autocast,
-        )
-        means_N2 = found_N2 / lengths_N2.clamp(min=1)
-        rewards_N2 = found_N2 - reference_N2 if has_reference else means_N2
-        margins_N = rewards_N2[:, 0] - rewards_N2[:, 1]
-        return {
-            "pref/heldout_accuracy": ops.preferences.pairs_right(margins_N),
-            "pref/heldout_margin": float(margins_N.mean()),
-            "pref/heldout_chosen_logprob_per_token": float(means_N2[:, 0].mean()),
-            "pref/heldout_rejected_logprob_per_token": float(means_N2[:, 1].mean()),
-        }
+        budget = settings.tokens_per_micro_batch
+        found_NS = answer_logprobs(model, rows.heldout, names, budget, settings.autocast)
+        means_NS = found_NS / lengths_NS.clamp(min=1)
+        rewards_NS = found_NS - reference_NS if has_reference else means_NS
+        if settings.objective.judged:
+            return heldout.of_judged(rewards_NS[:, 0], means_NS[:, 0], good_N)
+        return heldout.of_pairs(rewards_NS, means_NS)
 
     return measure

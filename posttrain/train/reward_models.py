@@ -2,7 +2,9 @@
 
 A member is never trained by several ranks together: ranks that are there share the members. Every
 member has the same rows to train on and the same held-out ones; its seed gives its head and the
-order of its rows. Finished members lie in `members/` and are not trained again.
+order of its rows. Finished members lie in `members/` and are not trained again. What has to be
+computed for the whole ensemble is computed by each member for itself, where it was trained:
+`finish_ensemble` has only numbers to put together.
 """
 
 from __future__ import annotations
@@ -25,13 +27,21 @@ from posttrain.model.load import load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.model.reward import load_reward_model, new_reward_model, score_sequences
 from posttrain.ports import CheckpointFolders, Tracker
+from posttrain.train.augment import hull_variants
+from posttrain.train.contrast import (
+    Contrast,
+    contrast_metrics,
+    find_contrasts,
+    score_contrasts,
+)
+from posttrain.train.known_prompts import distinct_prompts, keep_prompts
 from posttrain.train.offline import (
     OfflineSettings,
     evaluate_every,
     training_arguments,
     write_model,
 )
-from posttrain.train.pairs import RenderedPair, hold_out_pairs, require_budget
+from posttrain.train.pairs import Ids, RenderedPair, hold_out_pairs, require_budget
 
 if TYPE_CHECKING:
     from posttrain.train.pair_trainer import MemberTrainer
@@ -39,6 +49,7 @@ if TYPE_CHECKING:
 MEMBERS = "members"  # folder of the stage
 SUMMARY = ENSEMBLE  # of a member, its own; of the artifact, all of them
 SCORES = "heldout_scores"  # of a member: of the chosen and the rejected answer of each row
+CONTRASTS = "contrasts"  # of a member: what `score_contrasts` gives
 MEASURED_ROWS = 256  # to standardise by, where no row is held out
 NAMES = ("chosen", "rejected")
 
@@ -54,6 +65,16 @@ class EnsembleShare:
     @property
     def mine(self) -> range:
         return range(self.rank, self.members, self.ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleRows:
+    """The comparisons of every member."""
+
+    training: Sequence[RenderedPair]
+    heldout: Sequence[RenderedPair]
+    contrasts: Sequence[Contrast]  # of rows held out
+    prompts: Sequence[Ids]  # of training, those that the ensemble keeps
 
 
 def member_seed(stage_seed: int, member: int) -> int:
@@ -75,11 +96,13 @@ def train_members(
     Each member has checkpoints of its own (`checkpoints_of`), and goes on from the newest. Raises
     InputError (rows that do not fit), StageFailed (a loss, gradient or scores that are not finite).
     """
-    training, heldout = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
     require_budget(pairs, settings.tokens_per_micro_batch, len(NAMES))
-    steps = settings.num_steps(len(training))
-    for place, member in enumerate(share.mine):
-        folder = settings.directory / MEMBERS / str(member)
+    folders = [settings.directory / MEMBERS / str(member) for member in share.mine]
+    if all((folder / SUMMARY).exists() for folder in folders):
+        return "done"
+    rows = _rows(settings, pairs, tracker if share.rank == 0 else None)
+    steps = settings.num_steps(len(rows.training))
+    for place, (member, folder) in enumerate(zip(share.mine, folders, strict=True)):
         if (folder / SUMMARY).exists():
             continue
         if stop_asked():
@@ -89,8 +112,7 @@ def train_members(
         seed = member_seed(settings.seed, member)
         trainer = _make_trainer(
             settings,
-            training,
-            heldout,
+            rows,
             member,
             seed,
             place * steps,
@@ -100,11 +122,31 @@ def train_members(
         )
         if not trainer.go_on():
             return "stopped"
-        _write_member(trainer.model, settings, training, heldout, folder, member, seed)
+        _write_member(trainer.model, settings, rows, folder, member, seed)
         checkpoints.clear()
         del trainer  # the next one needs its room
         gc.collect()
     return "done"
+
+
+def _rows(
+    settings: OfflineSettings, pairs: Sequence[RenderedPair], tracker: Tracker | None
+) -> EnsembleRows:
+    """What each member is trained on and measured with, the same on every worker."""
+    training, heldout = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
+    start = new_reward_model(settings.model_path, settings.seed, pad_id=0)
+    start.to("cuda" if torch.cuda.is_available() else "cpu")
+    variants = hull_variants(start, training, settings)
+    made, kept = sum(len(pair.variants) for pair in training), sum(map(len, variants))
+    if made and tracker is not None:
+        text = f"{kept} of {made} spelling variants of {len(training)} comparisons are trained on"
+        tracker.event("augmented", text=text)
+    return EnsembleRows(
+        [row for pair, more in zip(training, variants, strict=True) for row in (pair, *more)],
+        heldout,
+        find_contrasts(start, heldout, settings),
+        distinct_prompts(training, settings.seed),
+    )
 
 
 def finish_ensemble(directory: Path, members: int, tracker: Tracker) -> Path:
@@ -124,7 +166,11 @@ def finish_ensemble(directory: Path, members: int, tracker: Tracker) -> Path:
         )
     summaries = [json.loads((folder / str(m) / SUMMARY).read_text()) for m in range(members)]
     scores_MN2 = torch.tensor([each.pop(SCORES) for each in summaries])
-    together = _together(scores_MN2, summaries) if scores_MN2.numel() else {}
+    contrasts = [each.pop(CONTRASTS, []) for each in summaries]
+    means_M = torch.tensor([each["mean"] for each in summaries])
+    stds_M = torch.tensor([each["std"] for each in summaries])
+    together = _together(scores_MN2, means_M, stds_M) if scores_MN2.numel() else {}
+    together |= contrast_metrics(contrasts, means_M, stds_M)
     if together:
         steps = sum(each["steps"] for each in summaries)
         tracker.log({f"rm/{name}": value for name, value in together.items()}, step=steps)
@@ -139,10 +185,8 @@ def finish_ensemble(directory: Path, members: int, tracker: Tracker) -> Path:
     return artifact
 
 
-def _together(scores_MN2: Tensor, summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _together(scores_MN2: Tensor, means_M: Tensor, stds_M: Tensor) -> dict[str, float]:
     """What the members' mean says of the held-out comparisons, and how far they agree."""
-    means_M = torch.tensor([each["mean"] for each in summaries])
-    stds_M = torch.tensor([each["std"] for each in summaries])
     num_members, num_rows, _ = scores_MN2.shape
     flat_MB = ops.ensembles.standardised(scores_MN2.reshape(num_members, -1), means_M, stds_M)
     margins_MN = scores_MN2[..., 0] - scores_MN2[..., 1]
@@ -160,8 +204,7 @@ def _together(scores_MN2: Tensor, summaries: Sequence[dict[str, Any]]) -> dict[s
 
 def _make_trainer(
     settings: OfflineSettings,
-    training: Sequence[RenderedPair],
-    heldout: Sequence[RenderedPair],
+    rows: EnsembleRows,
     member: int,
     seed: int,
     steps_before: int,
@@ -183,18 +226,18 @@ def _make_trainer(
     if settings.lora is not None:
         add_adapters(model, settings.lora, seed)
         model.score.weight.requires_grad_(True)  # a head of chance is no head
-    steps = settings.num_steps(len(training))
+    steps = settings.num_steps(len(rows.training))
 
     def measure() -> dict[str, float]:
-        found = _of_member(_scores(model, heldout, settings))
+        found = _of_member(_scores(model, rows.heldout, settings))
         return {f"rm/{member}/{name}": value for name, value in found.items()}
 
-    callback = StageCallback(measure if heldout else None, evaluate_every(steps), stop_asked)
+    callback = StageCallback(measure if rows.heldout else None, evaluate_every(steps), stop_asked)
     of_pairs = {"include_num_input_tokens_seen": "non_padding"}
     trainer = MemberTrainer(
         model=model,
         args=RewardConfig(**training_arguments(settings, steps, seed=seed) | of_pairs),
-        train_dataset=pair_dataset(training, NAMES),
+        train_dataset=pair_dataset(rows.training, NAMES),
         data_collator=pair_collator(NAMES, pad_id, score_only=True),
         processing_class=tokenizer,
         callbacks=[callback],
@@ -212,8 +255,7 @@ def _make_trainer(
 def _write_member(
     model: Any,
     settings: OfflineSettings,
-    training: Sequence[RenderedPair],
-    heldout: Sequence[RenderedPair],
+    rows: EnsembleRows,
     folder: Path,
     member: int,
     seed: int,
@@ -227,7 +269,8 @@ def _write_member(
     # Of what was written: bf16 weights score otherwise than those they were made from.
     device = next(model.parameters()).device
     written = load_reward_model(folder, settings.precision).to(device)
-    scores_N2 = _scores(written, heldout or training[:MEASURED_ROWS], settings)
+    measured = rows.heldout or rows.training[:MEASURED_ROWS]
+    scores_N2 = _scores(written, measured, settings)
     found = _of_member(scores_N2)
     if not torch.isfinite(scores_N2).all():
         raise StageFailed(
@@ -244,12 +287,15 @@ def _write_member(
         "seed": seed,
         "mean": found["score_mean"],
         "std": found["score_std"],
-        "steps": settings.num_steps(len(training)),
+        "steps": settings.num_steps(len(rows.training)),
         SCORES: [],
+        CONTRASTS: score_contrasts(written, rows.heldout, rows.contrasts, settings),
     }
-    if heldout:
+    if rows.heldout:
         summary |= {name: found[name] for name in ("pair_accuracy", "margin", "calibration_error")}
         summary[SCORES] = scores_N2.tolist()  # for what the members say together
+    if member == 0:
+        keep_prompts(written, rows.prompts, folder.parent, settings)
     _write_json(folder / SUMMARY, summary)
 
 

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from posttrain.model.load import load_state
+
 PIPELINE = """
 name: NAME
 seed: 3
@@ -31,6 +33,21 @@ stages:
     staleness: 1
     sampling: {max_new_tokens: 12}
     logprob_check_every: 1
+  rm:
+    kind: reward_model
+    uses: reward_model/small
+    model: tuned
+    members: 2
+    data: {path: microworld/preferences, take: 200}
+    lora: {rank: 8}
+    steps: 3
+  dpo:
+    kind: preference
+    uses: preference/small
+    model: tuned
+    data: "${stages.rm.data}"
+    lora: {rank: 8}
+    steps: 3
   average: {kind: average, pre: tuned, post: rlvr, weight_pre: 0.5}
 """
 
@@ -41,12 +58,11 @@ def stages(workplace):
     (workplace.path / "lora.yaml").write_text(PIPELINE.replace("NAME", workplace.name))
     done = workplace.posttrain("run", "lora.yaml", timeout=600)
     assert done.returncode == 0, done.stderr
-    return {name: workplace.stage_folder(name) for name in ("blank", "tuned", "rlvr", "average")}
+    names = ("blank", "tuned", "rlvr", "rm", "dpo", "average")
+    return {name: workplace.stage_folder(name) for name in names}
 
 
 def weights_of(folder):
-    from posttrain.model.load import load_state
-
     return load_state(folder / "model")
 
 
@@ -62,12 +78,22 @@ def test_model_folders_are_merged_ones(stages):
     assert changed(tuned, rlvr) == {n for n in tuned if n.endswith(of_two)}
 
 
+def test_stages_that_learn_from_comparisons_change_the_adapted_layers_alone(stages):
+    tuned, dpo = weights_of(stages["tuned"]), weights_of(stages["dpo"])
+    layers = {n for n in tuned if n.endswith("_proj.weight")}
+    assert changed(tuned, dpo) == layers
+    for member in ("0", "1"):
+        found = load_state(stages["rm"] / "reward_models" / member)
+        assert changed(tuned, {n: v for n, v in found.items() if n != "score.weight"}) == layers
+        assert found["score.weight"].shape[0] == 1
+
+
 def test_the_adapter_beside_a_model_folder_makes_it_from_the_one_before(stages):
     from peft import PeftModel
 
     from posttrain.model.load import load_model
 
-    for start, trained in (("blank", "tuned"), ("tuned", "rlvr")):
+    for start, trained in (("blank", "tuned"), ("tuned", "rlvr"), ("tuned", "dpo")):
         base = load_model(stages[start] / "model")
         theirs = PeftModel.from_pretrained(base, stages[trained] / "adapter").merge_and_unload()
         ours = load_model(stages[trained] / "model")

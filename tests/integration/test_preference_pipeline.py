@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from posttrain.prompts.microworld import generate
+
 PIPELINE = """
 name: NAME
 seed: 3
@@ -26,6 +28,7 @@ stages:
     uses: reward_model/small
     model: sft
     members: 2
+    augment: {variants: 3}
     data: {path: microworld/preferences, take: 1200}
     steps: 14
   dpo:
@@ -34,6 +37,13 @@ stages:
     model: sft
     data: "${stages.rm.data}"
     steps: 6
+  thumbs:
+    kind: preference
+    uses: preference/small
+    model: sft
+    algorithm: {name: kto, lr: 1e-3, rows: judged}
+    data: thumbs.jsonl
+    steps: 3
   align:
     kind: online_rl
     model: dpo
@@ -41,7 +51,7 @@ stages:
     reward:
       combine: weighted
       parts:
-        liked: {reward: {ensemble: rm, combine: uwo}}
+        liked: {reward: {ensemble: rm, combine: uwo, fuse: 2}}
         short: {reward: {name: length, low: 4, high: 10, unit: characters}, weight: 0.1}
     watch: request
     data: {path: microworld/requests, take: 200}
@@ -52,10 +62,17 @@ stages:
 """
 
 
+ANSWERS = ("chosen", "rejected")
+
+
 @pytest.fixture(scope="module")
 def stages(workplace):
     """The folder of each stage of one whole run, in which the driver was killed once."""
     (workplace.path / "pairs.yaml").write_text(PIPELINE.replace("NAME", workplace.name))
+    pairs = list(generate("microworld/preferences", "train", seed=1, count=300))
+    judged = [(row["prompt"], row[key], key == "chosen") for row in pairs for key in ANSWERS]
+    rows = [dict(zip(("prompt", "completion", "label"), each, strict=True)) for each in judged]
+    (workplace.path / "thumbs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     first = workplace.start("run", "pairs.yaml")
     members = workplace.run_folder / "rm"
     workplace.wait_for(lambda: list(members.glob("*/members/0/reward_models.json")), first)
@@ -63,7 +80,7 @@ def stages(workplace):
     first.communicate()
     done = workplace.posttrain("run", "pairs.yaml", timeout=600)
     assert done.returncode == 0, done.stderr
-    return {n: workplace.stage_folder(n) for n in ("blank", "sft", "rm", "dpo", "align")}
+    return {n: workplace.stage_folder(n) for n in ("blank", "sft", "rm", "dpo", "thumbs", "align")}
 
 
 def metrics_of(folder):
@@ -80,7 +97,14 @@ def test_an_ensemble_is_one_artifact_and_knows_what_it_can_do(stages):
     document = json.loads((stages["rm"] / "reward_models" / "reward_models.json").read_text())
     assert len(document["members"]) == 2 and document["heldout_rows"] == 240
     assert document["together"]["pair_accuracy"] > 0.55
+    assert document["together"]["contrast_pairs"] >= 1
     assert not (stages["rm"] / "checkpoints").exists() and not (stages["rm"] / "members").exists()
+
+
+def test_misspelt_prompts_are_trained_on_and_counted(stages):
+    events = [json.loads(line) for line in (stages["rm"] / "events.jsonl").read_text().splitlines()]
+    told = [each["text"] for each in events if each["name"] == "augmented"]
+    assert len(set(told)) == 1 and told[0].endswith("of 960 comparisons are trained on")
 
 
 def test_a_finished_member_is_not_trained_again(stages):
@@ -93,6 +117,13 @@ def test_the_policy_tells_held_out_pairs_apart(stages):
     held_out = series(stages["dpo"], "pref/heldout_accuracy")
     assert held_out[0] == 0.5 and held_out[-1] > 0.5
     assert (stages["dpo"] / "model" / "config.json").exists()
+
+
+def test_the_policy_learns_from_answers_that_are_good_or_bad(stages):
+    held_out = series(stages["thumbs"], "pref/heldout_accuracy")
+    assert held_out[0] == 0.5 and held_out[-1] != 0.5
+    assert series(stages["thumbs"], "train/loss")[0] == pytest.approx(0.5, abs=0.02)
+    assert (stages["thumbs"] / "model" / "config.json").exists()
 
 
 def test_every_answer_is_scored_by_every_member_and_watched(stages):

@@ -4,14 +4,16 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from posttrain.cluster import actors
 from posttrain.cluster.actors import RewardActor, packed
+from posttrain.model.known_prompts import write_known_prompts
 from posttrain.model.load import load_tokenizer
 from posttrain.model.micro import build_micro
 from posttrain.model.reward import new_reward_model
 from posttrain.reward.reward_models import EnsembleScorer
-from posttrain.stages.jobs import OnlineJob, PluginRef
+from posttrain.stages.jobs import PluginRef, ScoringJob
 from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt, Rollout
 
 
@@ -39,18 +41,19 @@ def make_actor(micro, ensemble, tmp_path, monkeypatch):
 
     def make(**changes):
         settings = {"score": {"ensemble": "rm"}}
-        values = {field.name: None for field in dataclasses.fields(OnlineJob)} | {
-            "directory": str(tmp_path),
-            "model_path": str(micro),
-            "reward": PluginRef("reward", "calibrated", settings, "."),
-            "reward_timeout_s": 5.0,
-            "reward_processes": 1,
-            "reward_memory_mb": 4096,
-            "judges": {},
-            "ensembles": {"rm": str(ensemble)},
-            "baselines": ("completion",),
-        }
-        return RewardActor(OnlineJob(**values | changes), packed(None))
+        job = ScoringJob(
+            reward=PluginRef("reward", "calibrated", settings, "."),
+            timeout_s=5.0,
+            processes=1,
+            memory_mb=4096,
+            judges={},
+            ensembles={"rm": str(ensemble)},
+            gpus=0,
+            directory=str(tmp_path),
+            tokenizer_path=str(micro),
+            baselines=("completion",),
+        )
+        return RewardActor(dataclasses.replace(job, **changes), packed(None))
 
     return make
 
@@ -71,6 +74,21 @@ def test_the_row_s_own_answer_is_scored_beside_the_policy_s(make_actor, micro, e
     assert row[SCORES_COLUMN] == {"rm": pytest.approx(expected[0], abs=1e-5)}
     baseline = row[BASELINE_SCORES_COLUMN]["completion"]
     assert baseline == {"rm": pytest.approx(expected[1], abs=1e-5)}
+
+
+def test_fused_scores_stand_beside_those_after_the_prompt_alone(make_actor, micro, ensemble):
+    prompt, answer = asked(micro, {"prompt": "7+5=", "completion": "12"})
+    alike = prompt.token_ids[:-1]
+    states = EnsembleScorer(ensemble).mean_states([alike, prompt.token_ids])
+    opposite = torch.cat([states, -states])  # around 0: the first two have a cosine of .97
+    write_known_prompts(ensemble, [alike, prompt.token_ids, (3,), (4,)], opposite)
+    (row,) = make_actor(fused=(("rm", 2),))._with_scores([prompt], [answer])
+    scores = row[SCORES_COLUMN]
+    assert list(scores) == ["rm", "rm, fuse 2"]
+    (neighbour,) = EnsembleScorer(ensemble).scores([(*alike, *answer.token_ids)])
+    for own, other, fused in zip(scores["rm"], neighbour, scores["rm, fuse 2"], strict=True):
+        assert min(own, other) < fused < max(own, other)  # of both, and not of its own twice
+    assert set(row[BASELINE_SCORES_COLUMN]["completion"]) == {"rm"}
 
 
 def test_nothing_more_is_scored_than_rewards_ask_for(make_actor, micro):

@@ -59,6 +59,28 @@ def test_kto_against_the_kl_of_mismatched_answers():
     assert float(ops.preferences.kto_baseline(torch.tensor([-3.0, 1.0]))) == 0.0
 
 
+def test_kto_of_single_answers_is_its_half_of_a_pair():
+    baseline = torch.tensor(0.15)
+    ratios, good = torch.tensor([1.0, -0.5]), torch.tensor([True, False])
+    found = ops.preferences.kto_judged(ratios, good, baseline, 0.1, torch.tensor([1.0, 2.0]))
+    # 1 - σ(.1 · .85) and 2 · (1 - σ(.1 · .65))
+    assert found.tolist() == pytest.approx([0.478763, 2 * 0.483756], abs=1e-6)
+
+
+def test_the_rarer_label_counts_for_as_much_as_the_other():
+    assert ops.preferences.label_weights(100, 300) == (3.0, 1.0)
+    assert ops.preferences.label_weights(300, 100) == (1.0, 3.0)
+    assert ops.preferences.label_weights(5, 5) == ops.preferences.label_weights(0, 7) == (1.0, 1.0)
+
+
+def test_good_answers_above_bad_ones_are_counted_over_pairs():
+    ratios = torch.tensor([0.5, -0.1, 0.5, -0.3])
+    good = torch.tensor([True, True, False, False])
+    # a tie, right, wrong, right
+    assert ops.preferences.good_above_bad(ratios, good) == 2.5 / 4
+    assert ops.preferences.good_above_bad(ratios, torch.ones(4, dtype=torch.bool)) == 0.5
+
+
 def test_srpo():
     # w and l alone, then w|l, l|w, l|l and w|w
     ratios = [torch.tensor([value]) for value in (1.0, -0.5, 2.0, -1.0, 0.3, 0.9)]

@@ -159,6 +159,39 @@ def test_an_ensembles_identity_is_in_that_of_the_stage_it_rewards(pairs, tmp_pat
     assert "watch" in UNCOUNTED
 
 
+def test_an_option_of_later_changes_no_identity_where_it_is_not_given(pairs, tmp_path):
+    def plan(*overrides):
+        loaded = load_pipeline(pairs(), overrides)
+        return make_plan(loaded, build_graph(loaded.pipeline), RunFolder(tmp_path / "runs"))
+
+    planned = plan()
+    assert "augment" not in planned["rm"].stage.model_dump(mode="json")
+    assert plan("stages.rm.augment={}")["rm"].identity != planned["rm"].identity
+    assert plan("stages.rm.augment=null")["rm"].identity == planned["rm"].identity
+    noisy, usual = plan("stages.rm.augment={noise: 0.2}"), plan("stages.rm.augment={}")
+    assert noisy["rm"].identity != usual["rm"].identity
+
+
+def test_variants_of_prompts_are_in_the_arithmetic(pairs):
+    file = pairs("microworld/preferences, steps: 9", "microworld/preferences, augment: {}")
+    (note,) = [note for note in report_of(file).notes if note.startswith("rm")]
+    assert note.endswith("= 59 steps, and 5 variants of each at most; 3 members, each so")
+
+
+def test_judged_answers_need_their_own_columns(pairs, tmp_path):
+    of_pairs = 'algorithm: dpo, data: "${stages.rm.data}"'
+    judged = "algorithm: {name: kto, rows: judged}"
+    lines = rendered(pairs(of_pairs, f'{judged}, data: "${{stages.rm.data}}"'))
+    assert len(lines) == 1 and "needs prompt, completion, label" in lines[0]
+    rows = [{"prompt": "a", "completion": "b", "label": number < 3} for number in range(20)]
+    file = tmp_path / "thumbs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = report_of(pairs(of_pairs, f"{judged}, data: {file}"))
+    assert [problem.render() for problem in report.problems] == []
+    (note,) = [note for note in report.notes if note.startswith("dpo")]
+    assert note == "dpo: 64 rows = 1 step; 16 rows (4 held out) × 1 epoch = 1 step"
+
+
 def test_conversations_are_comparisons_too(pairs):
     row = {
         "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],

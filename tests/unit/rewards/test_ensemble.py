@@ -4,7 +4,7 @@ import pytest
 from posttrain.rewards import ensemble, request
 
 from posttrain.errors import RewardBroken
-from posttrain.types import MEMBERS_STD, SCORES_COLUMN
+from posttrain.types import MEMBERS_STD, SCORES_COLUMN, scores_key
 
 AGREED = [1.0, 1.2, 0.8, 1.1, 0.9]  # variance .02
 DIFFERING = [2.0, 1.8, 0.2, 2.2, 1.3]  # variance .512
@@ -27,6 +27,21 @@ def score(members, **settings):
 def test_worked_numbers(settings, agreed, differing):
     assert score(AGREED, **settings).value == pytest.approx(agreed)
     assert score(DIFFERING, **settings).value == pytest.approx(differing)
+
+
+def test_fused_scores_stand_under_a_key_of_their_own():
+    row = {SCORES_COLUMN: {"rm": [9.0], scores_key("rm", 5): AGREED}}
+    config = ensemble.Config(ensemble="rm", combine="mean", fuse=5)
+    assert ensemble.score(row, "an answer", config).value == pytest.approx(1.0)
+    assert ensemble.fused_scores(config) == [("rm", 5)]
+    assert ensemble.fused_scores(ensemble.Config(ensemble="rm")) == []
+    assert ensemble.gold(config)[0].row == {SCORES_COLUMN: {"rm, fuse 5": [1.0, 1.0, 1.0]}}
+
+
+def test_what_is_not_asked_for_is_not_told():
+    """Identities count all settings: those of stages without fusion stay what they were."""
+    assert "fuse" not in ensemble.Config(ensemble="rm").model_dump(mode="json")
+    assert ensemble.Config(ensemble="rm", fuse=5).model_dump(mode="json")["fuse"] == 5
 
 
 def test_how_far_members_differ_is_told():

@@ -83,6 +83,16 @@ def test_rows_without_the_answer_that_a_reward_model_s_score_is_compared_with_ar
     assert looked_at(["1+1="], {"prompts": 1}, reward=reward) == []
 
 
+def test_scores_that_a_reward_wants_fused_are_taken_to_be_there(looked_at):
+    fused = {"combine": "weighted", "parts": {"liked": {"reward": {"ensemble": "rm", "fuse": 3}}}}
+    assert looked_at(["1+1=", "1+2="], {"prompts": 2}, reward=fused) == []
+
+
+def test_a_reward_may_ask_for_some_members_of_an_ensemble(looked_at):
+    reward = {"ensemble": "rm", "members": 3}
+    assert looked_at(["1+1=", "1+2="], {"prompts": 2}, reward=reward) == []
+
+
 def test_prompts_left_out_do_not_count(looked_at):
     prompts = ["1+1=", "1+2=", "1" * 200]
     data_problem = looked_at(prompts, {"prompts": 3})

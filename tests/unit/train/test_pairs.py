@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from posttrain.errors import InputError
+from posttrain.train.known_prompts import distinct_prompts
 from posttrain.train.pairs import (
     RenderedPair,
     group_by_length,
@@ -69,6 +70,15 @@ def test_whole_prompts_are_held_out():
     assert not {p.prompt for p in training} & {p.prompt for p in heldout}
     assert hold_out_pairs(pairs, 8, seed=1) == (training, heldout)
     assert hold_out_pairs(pairs, 0, seed=1) == (pairs, [])
+
+
+def test_each_prompt_is_known_once_and_the_seed_says_which_of_many():
+    pairs = [pair(1 + number // 2, (number,), (number, 1)) for number in range(20)]
+    prompts = distinct_prompts(pairs, seed=1)
+    assert prompts == [tuple(range(10, 11 + number)) for number in range(10)]
+    few = distinct_prompts(pairs, seed=1, most=4)
+    assert len(few) == 4 and few == sorted(few) and set(few) <= set(prompts)
+    assert few == distinct_prompts(pairs, seed=1, most=4) != distinct_prompts(pairs, 2, most=4)
 
 
 def test_a_comparison_over_the_budget_is_refused_with_the_number_it_needs():

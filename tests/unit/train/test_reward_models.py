@@ -12,17 +12,23 @@ from posttrain.checkpoint.folders import CommittedFolders
 from posttrain.config.lora import Lora
 from posttrain.errors import InputError, StageFailed
 from posttrain.model.folders import member_folders, vocabulary_fingerprint
+from posttrain.model.known_prompts import read_known_prompts
 from posttrain.model.load import load_state
 from posttrain.model.micro import build_micro
 from posttrain.model.reward import load_reward_model, new_reward_model, score_sequences
+from posttrain.model.states import mean_states
+from posttrain.reward.fusion import Fusion
 from posttrain.reward.reward_models import EnsembleScorer
 from posttrain.train.offline import OfflineSettings
+from posttrain.train.pairs import hold_out_pairs
 from posttrain.train.reward_models import (
     EnsembleShare,
     finish_ensemble,
     member_seed,
     train_members,
 )
+
+CONTRAST = ("responses", "instructions", "pairs")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +89,19 @@ def test_members_learn_and_say_how_well(ensemble):
     assert document["together"]["pair_accuracy"] >= 0.9
     assert 0.5 < document["together"]["agreement_share"] <= 1
     assert tracker.series("rm/members_std") == [document["together"]["members_std"]]
+
+
+def test_an_ensemble_says_whether_it_tells_like_prompts_apart(ensemble, micro, tmp_path):
+    train(micro, tmp_path, members=2, rows=320, holdout_rows=64, steps=2)
+    tracker = Recorder()
+    folder = finish_ensemble(tmp_path, 2, tracker)
+    document = json.loads((folder / "reward_models.json").read_text())
+    found = {name: document["together"][f"contrast_{name}"] for name in CONTRAST}
+    assert found["pairs"] >= 1 and all(0 <= found[name] <= 1 for name in CONTRAST[:2])
+    assert all(tracker.series(f"rm/contrast_{name}") == [found[name]] for name in CONTRAST)
+    assert all("contrasts" not in member for member in document["members"])
+    # Of the 16 rows held out there, no two have prompts that are alike.
+    assert ensemble[1].series("rm/contrast_pairs") == []
 
 
 def test_members_differ_by_their_seeds_alone(ensemble, micro):
@@ -152,6 +171,32 @@ def test_the_scorer_standardises_with_what_was_stored(ensemble):
     ]
     torch.testing.assert_close(scorer.standardised(sequences), torch.stack(expected))
     assert len(scorer.scores(sequences)) == 2 and len(scorer.scores(sequences)[0]) == 3
+
+
+def test_the_ensemble_keeps_its_prompts_with_its_first_members_states(ensemble, micro):
+    folder, _ = ensemble
+    known = read_known_prompts(folder)
+    training, heldout = hold_out_pairs(sorted_letters_are_better(micro, 80), 16, 3)
+    assert set(known.prompts) == {pair.prompt for pair in training}
+    assert not set(known.prompts) & {pair.prompt for pair in heldout}
+    states = mean_states(load_reward_model(member_folders(folder)[0]), known.prompts, 4096)
+    torch.testing.assert_close(known.states_ND, states.bfloat16(), rtol=2e-2, atol=1e-3)
+
+
+def test_a_fused_score_is_the_mean_over_what_is_scored_alone(ensemble, micro):
+    folder, _ = ensemble
+    scorer, known = EnsembleScorer(folder), read_known_prompts(folder)
+    fusion, answer, asked = Fusion(scorer, known, 3), (7, 1), known.prompts[:20]
+    alone = scorer.scores([(*prompt, *answer) for prompt in asked])
+    found = torch.tensor(fusion.scores([(prompt, answer) for prompt in asked], alone))
+    for row, (prompt, alike) in enumerate(zip(asked, fusion.alike(asked), strict=True)):
+        pairs = [(prompt, 1.0), *alike]
+        scores = torch.tensor(scorer.scores([(*ids, *answer) for ids, _ in pairs]))
+        weights = torch.tensor([weight for _, weight in pairs])
+        wanted = (weights[:, None] * scores).sum(dim=0) / weights.sum()
+        torch.testing.assert_close(found[row], wanted, rtol=1e-4, atol=1e-5)
+        assert all(0.9 <= weight <= 1.001 for weight in weights)
+    assert not torch.equal(found, torch.tensor(alone))  # some of the prompts are alike
 
 
 def test_an_ensemble_is_trained_by_two_workers_as_by_one(ensemble, micro, tmp_path):
