@@ -1,10 +1,10 @@
 """What ensembles are worth where labels are wrong: gold reward against distance, three seeds.
 
-The pipeline `over_optimisation`: one policy, one pool of 4,096 answers to each of 32 held-out
+The pipeline `over_optimisation`: one policy, one pool of 4,096 answers to each of 12 held-out
 prompts, reward models of right labels and of labels of which a quarter is flipped. A seed is one of
 the reward models and of training; the policy and its answers stay. Answers are chosen by one reward
-model, the mean of four, their worst case, and the uncertainty-weighted mean; ReMax and PPO are
-trained on each of the noisy ones with next to no KL penalty.
+model, the mean of four, their worst case, and the uncertainty-weighted mean; ReMax is trained on
+each of the noisy ones with next to no KL penalty.
 
 A run that was stopped goes on: its folder is runs/over_optimisation.
 """
@@ -33,7 +33,6 @@ CHASED = {
     ("bon", "clean"): "best of n, right labels",
     ("bon", "noisy"): "best of n, a quarter flipped",
     ("remax", "noisy"): "ReMax, a quarter flipped",
-    ("ppo", "noisy"): "PPO, a quarter flipped",
 }
 WINDOW = 10  # steps that a point of a trained policy is the mean of
 DOCS = Path(__file__).parent.parent / "docs"
@@ -66,18 +65,26 @@ def measured(name: str, pipeline: str, seed: int) -> dict[str, Points]:
         raise RuntimeError(f"the run ended with {done.returncode}: {done.stderr[-2000:]}")
     folder = Path("runs") / name
     stages = json.loads((folder / "run.json").read_text())["stages"]
+    curves: dict[str, Points] = {}
+    for stage in stages:
+        own = folder / stage["name"] / stage["identity"]
+        if stage["kind"] == "best_of_n":
+            curves |= {f"{stage['name']}_{part}": c for part, c in of_parts(own).items()}
+        elif stage["kind"] == "online_rl":
+            curves[stage["name"]] = of_training(own)
+    return curves
+
+
+def of_parts(folder: Path) -> dict[str, Points]:
+    """Best of n, by who chooses."""
+    parts = json.loads((folder / "measurements.json").read_text())["best_of_n"]["parts"]
     return {
-        stage["name"]: curve(folder / stage["name"] / stage["identity"])
-        for stage in stages
-        if stage["kind"] in ("best_of_n", "online_rl")
+        part: [(each["kl"], each["gold"]["value"], each["proxy"]["value"]) for each in points]
+        for part, points in parts.items()
     }
 
 
-def curve(folder: Path) -> Points:
-    document = folder / "measurements.json"
-    if document.exists():
-        points = json.loads(document.read_text())["best_of_n"]["points"]
-        return [(each["kl"], each["gold"]["value"], each["proxy"]["value"]) for each in points]
+def of_training(folder: Path) -> Points:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     names = ("policy/kl_reference_nats", "reward/watch_mean", "reward/mean")
     rows = [row for line in lines if all(name in (row := json.loads(line)) for name in names)]

@@ -94,12 +94,18 @@ def pipeline(model: str) -> dict[str, Any]:
         "wco": {"combine": "wco"},
         "uwo": {"combine": "uwo"},
     }
-    for labels, (name, settings) in itertools.product(("clean", "noisy"), combined.items()):
-        reward = {"ensemble": labels, **settings}
-        stages[f"bon_{labels}_{name}"] = {
+    for labels in ("clean", "noisy"):
+        stages[f"bon_{labels}"] = {
             "kind": "best_of_n",
             "samples": "pool",
-            "scored_by": reward,
+            "by_part": True,
+            "scored_by": {
+                "combine": "weighted",
+                "parts": {
+                    name: {"reward": {"ensemble": labels, **settings}}
+                    for name, settings in combined.items()
+                },
+            },
             "gold": GOLD,
         }
     for name, settings in combined.items():

@@ -71,6 +71,9 @@ class BestOfNStage(StageBase):
     """The reward that chooses."""
     gold: ScoredReward
     """The reward that says what the chosen answer is really worth."""
+    by_part: bool = False
+    """Where the reward that chooses is made of others (`combine: weighted`): also what each part
+    would choose by itself. Reward models that several parts share score once."""
     n: list[int] = Field(default_factory=list)
     """How many answers to choose from. Empty: 1, 2, 4, ... up to the answers per prompt."""
 

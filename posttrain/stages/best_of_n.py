@@ -7,7 +7,7 @@ without drawing (`ops.best_of_n`), and how far that is from the model: KL = log 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,19 @@ from posttrain.stages.dataset import Answers, DatasetFolder
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Scorer
 from posttrain.stages.scoring import scoring_job
-from posttrain.types import WATCH_PART, Interval, Score
+from posttrain.types import MEMBERS_STD, WATCH_PART, Interval, Score
 
 ANSWERS_PER_CALL = 4096
 
 
+ALL = ""  # the reward that chooses itself, beside its parts
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Both scores of one prompt's answers, in the same order."""
+    """The scores of one prompt's answers, in the same order."""
 
-    chosen_by: tuple[float, ...]  # [N]
+    proxies: Mapping[str, tuple[float, ...]]  # [N] by part of the reward that chooses; ALL: it all
     gold: tuple[float, ...]  # [N]
 
 
@@ -63,28 +66,23 @@ def run(
         if waiting:
             broken += _score(waiting, scorer, pools)
     sizes = stage.n or doubling(folder.summary["samples_per_prompt"])
-    points: list[Point] = context.launcher.call(curve, _whole(pools, sizes, stage, context), sizes)
-    for point in points:
-        context.tracker.log(
-            {
-                "best_of/score": point.gold.value,
-                "best_of/proxy": point.proxy.value,
-                "best_of/kl_nats": point.kl,
-            },
-            step=point.n,
-        )
+    whole = _whole(pools, sizes, stage, context)
+    curves: dict[str, list[Point]] = context.launcher.call(
+        curves_of, whole, sizes, stage.by_part, deadline_s=3600
+    )
+    for index, n in enumerate(sizes):
+        numbers = {"best_of/kl_nats": curves[ALL][index].kl}
+        for part, points in curves.items():
+            prefix = f"best_of/{part}/" if part else "best_of/"
+            numbers[f"{prefix}score"] = points[index].gold.value
+            numbers[f"{prefix}proxy"] = points[index].proxy.value
+        context.tracker.log(numbers, step=n)
+    parts = {part: _as_json(points) for part, points in curves.items() if part != ALL}
     return {
         "best_of_n": {
-            "points": [
-                {
-                    "n": point.n,
-                    "kl": point.kl,
-                    "proxy": point.proxy.as_dict(),
-                    "gold": point.gold.as_dict(),
-                }
-                for point in points
-            ],
-            "prompts": len(pools),
+            "points": _as_json(curves[ALL]),
+            **({"parts": parts} if parts else {}),
+            "prompts": len(whole),
             "broken": broken,
         }
     }
@@ -98,15 +96,35 @@ def doubling(largest: int) -> list[int]:
     return sizes if sizes[-1] == largest else [*sizes, largest]
 
 
-def curve(pools: Sequence[Pool], sizes: Sequence[int]) -> list[Point]:
-    """The mean over prompts for each n, with its interval. Runs in a process of its own."""
+def _as_json(points: Sequence[Point]) -> list[dict[str, Any]]:
+    return [
+        {
+            "n": point.n,
+            "kl": point.kl,
+            "proxy": point.proxy.as_dict(),
+            "gold": point.gold.as_dict(),
+        }
+        for point in points
+    ]
+
+
+def curves_of(pools: Sequence[Pool], sizes: Sequence[int], by_part: bool) -> dict[str, list[Point]]:
+    """By part, ALL first. Runs in a process of its own."""
+    shared = set.intersection(*(set(pool.proxies) for pool in pools))
+    own = {name for name in shared - {ALL, MEMBERS_STD} if "/" not in name}  # not parts of parts
+    parts = sorted(own) if by_part else []
+    return {part: curve(pools, sizes, part) for part in (ALL, *parts)}
+
+
+def curve(pools: Sequence[Pool], sizes: Sequence[int], part: str = ALL) -> list[Point]:
+    """The mean over prompts for each n, with its interval."""
     import torch
 
     from posttrain import ops
     from posttrain.stages.statistics import average
 
     points = []
-    tensors = [(torch.tensor(each.chosen_by), torch.tensor(each.gold)) for each in pools]
+    tensors = [(torch.tensor(each.proxies[part]), torch.tensor(each.gold)) for each in pools]
     for n in sizes:
         values = [ops.best_of_n.best_of_n(proxy_N, gold_N, n) for proxy_N, gold_N in tensors]
         proxies, golds = zip(*values, strict=True)
@@ -124,11 +142,11 @@ def _score(answers: Sequence[Answers], scorer: Scorer, pools: list[Pool]) -> int
         if each.of_policy(number)
     ]
     outcomes = scorer.score([prompt for prompt, _ in own], [rollout for _, rollout in own])
-    by_prompt: dict[str, list[tuple[float, float]]] = {each.prompt.id: [] for each in answers}
+    by_prompt: dict[str, list[Score]] = {each.prompt.id: [] for each in answers}
     broken = 0
     for (prompt, _), outcome in zip(own, outcomes, strict=True):
         if isinstance(outcome, Score) and WATCH_PART in outcome.parts:
-            by_prompt[prompt.id].append((outcome.value, outcome.parts[WATCH_PART]))
+            by_prompt[prompt.id].append(outcome)
         else:
             broken += 1
     if broken == len(outcomes):
@@ -136,9 +154,16 @@ def _score(answers: Sequence[Answers], scorer: Scorer, pools: list[Pool]) -> int
         if isinstance(first, Exception):
             raise first
         raise RewardBroken("the gold reward scores no answer", place="gold")
-    for found in by_prompt.values():
-        pools.append(Pool(tuple(p for p, _ in found), tuple(g for _, g in found)))
+    pools += [_pool(scores) for scores in by_prompt.values()]
     return broken
+
+
+def _pool(scores: Sequence[Score]) -> Pool:
+    """A part that an answer lacks is none."""
+    names = set.intersection(*(set(each.parts) for each in scores)) if scores else set()
+    proxies = {name: tuple(each.parts[name] for each in scores) for name in names - {WATCH_PART}}
+    proxies[ALL] = tuple(each.value for each in scores)
+    return Pool(proxies, tuple(each.parts[WATCH_PART] for each in scores))
 
 
 def _whole(

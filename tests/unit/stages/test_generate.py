@@ -64,9 +64,14 @@ class Scorer:
         return [
             RewardBroken("no")
             if rollout.text in self.broken
-            else Score(int(rollout.text) / 10, parts={WATCH_PART: -int(rollout.text) / 10})
+            else Score(int(rollout.text) / 10, parts=parts_of(int(rollout.text)))
             for rollout in rollouts
         ]
+
+
+def parts_of(number):
+    """The gold score is the opposite of the number; one part of the reward knows that."""
+    return {WATCH_PART: -number / 10, "wise": -float(number), "wise/members_std": 0.0}
 
 
 class Launcher:
@@ -259,6 +264,22 @@ def test_best_of_n_of_the_pool_by_a_reward_that_is_wrong(context_of):
     assert points[1]["proxy"]["value"] == pytest.approx(0.16 + 0.7 / 3)
     assert points[-1]["gold"]["value"] == pytest.approx(-0.46)
     assert points[-1]["kl"] == pytest.approx(math.log(4) - 0.75)
+
+
+def test_each_part_of_the_reward_chooses_by_itself(context_of):
+    run(context_of(Launcher(Engine())))
+    context = context_of(Launcher(Engine()), "bon")
+    asked = BestOfNStage(
+        kind="best_of_n", samples="pool", scored_by="request", gold="request", by_part=True
+    )
+    reward = PluginRef("reward", "request", {}, ".")
+    document = best_of_n.run(asked, reward, reward, context)["best_of_n"]
+    assert list(document["parts"]) == ["wise"]
+    # It chooses the lowest number: 0 of three prompts, 4 of two.
+    assert document["parts"]["wise"][-1]["gold"]["value"] == pytest.approx(-0.16)
+    assert document["points"][-1]["gold"]["value"] == pytest.approx(-0.46)
+    last = context.tracker.rows[-1]
+    assert last["best_of/wise/score"] == pytest.approx(-0.16) and last["step"] == 4
 
 
 def test_more_than_the_pool_holds_is_refused_with_its_place(context_of):
