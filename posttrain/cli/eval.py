@@ -14,7 +14,7 @@ from posttrain.cli.run import RUNS_DIR, Address, RunsDir
 from posttrain.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from posttrain.config.pipeline import Suite
+    from posttrain.config.suites import Suite
     from posttrain.stages.measure import Measurement
 
 

@@ -148,7 +148,7 @@ def _rows_of(data: Path | None, most: int) -> list[dict[str, Any]]:
 
 
 def _read(path: Path, most: int) -> list[tuple[int, dict[str, Any]]]:
-    from posttrain.config.pipeline import DataSpec
+    from posttrain.config.data import DataSpec
     from posttrain.prompts.rows import read_rows
 
     return list(read_rows(DataSpec(path=str(path)), limit=most))

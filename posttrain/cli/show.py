@@ -12,7 +12,7 @@ import typer
 from posttrain.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from posttrain.config.pipeline import DataSpec
+    from posttrain.config.data import DataSpec
     from posttrain.pipeline.plan import RunPlan
 
 TRAINED, GIVEN = "green", "dim"

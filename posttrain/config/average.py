@@ -10,6 +10,9 @@ from posttrain.config.field_sentences import sentences
 from posttrain.config.plugin import Plugin
 from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import Contradiction, StrictModel, short_form
+from posttrain.config.suites import Recommend, SuiteUse
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class AnswerSamples(StrictModel):
@@ -37,8 +40,14 @@ class AverageStage(StageBase):
     """The stage before training (usually `sft`); with `models` the one they all started from."""
     post: str | None = None
     """The stage after it."""
-    weight_pre: float = Field(default=0.2, ge=0.0, le=1.0)
-    """The share of `pre`: 0 is `post` itself."""
+    weight_pre: Share | list[Share] = 0.2
+    """The share of `pre`: 0 is `post` itself. A list makes a model of each, asks them all the
+    questions of `suite`, and keeps the one that `recommend` says."""
+    suite: Annotated[SuiteUse, short_form("use")] | None = None
+    """With a list of shares: what the models are asked; the pipeline's first suite where not
+    given."""
+    recommend: Recommend = Recommend()
+    """With a list of shares: which model to keep, by gain and tax."""
     models: list[str] | None = Field(default=None, min_length=1)
     """In place of `post`: the stages whose models become one. The result has the configuration and
     the tokenizer of the first."""
@@ -56,12 +65,28 @@ class AverageStage(StageBase):
             raise Contradiction(f"`{missing}` is missing", sentence, "missing-key")
         if self.models is not None and self.post is not None:
             raise Contradiction("`post` beside `models`", "one of the two, as the method takes it")
+        if isinstance(self.weight_pre, list) and self.weight_pre != sorted(set(self.weight_pre)):
+            raise Contradiction(
+                "`weight_pre` names shares twice, or not in order",
+                f"weight_pre: {sorted(set(self.weight_pre))}",
+            )
+        if self.weight_pre == []:
+            raise Contradiction("`weight_pre` is an empty list", "weight_pre: [0.1, 0.2, 0.3]")
         if self.weights is not None and len(self.weights) != len(self.models or ()):
             raise Contradiction(
                 f"{len(self.weights)} weights for {len(self.models or ())} models",
                 "one weight for each of `models`",
             )
         return self
+
+    @property
+    def shares(self) -> list[float]:
+        """Of `pre`, one for each model that is made."""
+        return self.weight_pre if isinstance(self.weight_pre, list) else [self.weight_pre]
+
+    @property
+    def is_sweep(self) -> bool:
+        return isinstance(self.weight_pre, list)
 
     @property
     def merged(self) -> list[str]:

@@ -22,10 +22,11 @@ from posttrain.config.overrides import (
     refuse_unknown,
 )
 from posttrain.config.paths import make_absolute, neighbour
-from posttrain.config.pipeline import Cluster, Pipeline, Suite, WandbSettings
+from posttrain.config.pipeline import Cluster, Pipeline, WandbSettings
 from posttrain.config.presets import PresetExpander, expand_short_forms, shipped_folder
 from posttrain.config.stage_base import StageBase
 from posttrain.config.suggest import did_you_mean
+from posttrain.config.suites import Suite
 from posttrain.config.validate import lenient, section, validate_stage
 from posttrain.errors import InputError, Problem, ProblemList
 

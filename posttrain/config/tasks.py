@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from posttrain.config.answers import ScoredReward
-from posttrain.config.data import ResolvedData
-from posttrain.config.pipeline import DataSpec, Suite, TaskSpec
+from posttrain.config.average import AverageStage
+from posttrain.config.data import DataSpec, ResolvedData
+from posttrain.config.pipeline import EvaluateStage
+from posttrain.config.stage_base import StageBase
+from posttrain.config.suites import Suite, SuiteUse, TaskSpec
 
 _SKILLS = ("copy", "reverse", "sort", "count")
 
@@ -45,6 +48,17 @@ def task_spec(suite: Suite, task: str) -> TaskSpec:
 def suite_tasks(suite: Suite) -> list[str]:
     """Every task of a suite once: what training should raise first, then what it may cost."""
     return list(dict.fromkeys([*suite.gain, *suite.keep]))
+
+
+def asked_suite(stage: StageBase, suites: Mapping[str, Suite]) -> SuiteUse | None:
+    """The suite that a stage asks itself: of an evaluation, and of an average that makes several
+    models to choose from, where it is the first one unless it says so.
+    """
+    if isinstance(stage, EvaluateStage):
+        return stage.suite
+    if not isinstance(stage, AverageStage) or not stage.is_sweep:
+        return None
+    return stage.suite or next((SuiteUse(use=name) for name in suites), None)
 
 
 def suite_questions(suite: Suite) -> dict[str, DataSpec]:

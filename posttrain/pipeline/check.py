@@ -10,16 +10,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from posttrain.config.average import AverageStage
 from posttrain.config.document import Places, join, show_path
 from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelStage, SftStage
-from posttrain.config.pipeline import AverageStage, EvaluateStage, OnlineRlStage, Pipeline, Suite
+from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline
 from posttrain.config.plugin import Plugin, nested_plugins
 from posttrain.config.plugins import Mode, load_plugin, plugin_config, reward_stages
 from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import StrictModel
 from posttrain.config.suggest import did_you_mean
+from posttrain.config.suites import Suite
 from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.pipeline.arithmetic import describe

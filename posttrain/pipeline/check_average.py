@@ -7,6 +7,8 @@ import math
 from posttrain.config.average import AverageStage
 from posttrain.config.document import Places
 from posttrain.config.pipeline import OnlineRlStage, Pipeline
+from posttrain.config.suggest import did_you_mean
+from posttrain.config.tasks import asked_suite
 from posttrain.errors import Problem
 from posttrain.ports import AveragingNeeds
 from posttrain.stages.step_limits import placed
@@ -19,7 +21,10 @@ def check_average(
     prefix, method = f"stages.{name}", stage.method.name
     if needs.pair != (stage.models is None):
         return [placed(_other_form(prefix, method, needs), places)]
-    found = [] if needs.pair else [*_models(prefix, stage, needs), *_weights(prefix, stage, needs)]
+    sweep = _sweep(prefix, stage, pipeline)
+    found = (
+        sweep if needs.pair else [*_models(prefix, stage, needs), *_weights(prefix, stage, needs)]
+    )
     if needs.answers and stage.samples.stage is None:
         last = pipeline.stages.get(stage.merged[0])
         if last is not None and not isinstance(last, OnlineRlStage):
@@ -29,6 +34,29 @@ def check_average(
         help = "leave it out, or method: layerwise"
         found.append(Problem("unused-setting", message, f"{prefix}.samples", help=help))
     return [placed(problem, places) for problem in found]
+
+
+def _sweep(prefix: str, stage: AverageStage, pipeline: Pipeline) -> list[Problem]:
+    """Of several shares one is kept: by what its model can do."""
+    given = stage.model_fields_set & {"suite", "recommend"}
+    if not stage.is_sweep:
+        message = "of one share there is nothing to choose"
+        help = "weight_pre: [0.1, 0.2, 0.3], or leave it out"
+        return [Problem("unused-setting", message, f"{prefix}.{key}", help=help) for key in given]
+    use = asked_suite(stage, pipeline.suites)
+    if use is None:
+        message = "names several shares, and no suite says which model to keep"
+        help = "suites: {abilities: {gain: [...], keep: [...], tax_since: STAGE}}"
+        return [Problem("missing-key", message, f"{prefix}.weight_pre", help=help)]
+    suite = pipeline.suites.get(use.use)
+    if suite is None:
+        help = did_you_mean(use.use, pipeline.suites, "suites here:")
+        return [Problem("unknown-suite", f"no suite `{use.use}`", f"{prefix}.suite.use", help=help)]
+    if suite.tax_since is None or not suite.gain:
+        missing = "tax_since" if suite.gain else "gain"
+        message = f"`{use.use}` has no `{missing}`, so the models cannot be compared"
+        return [Problem("missing-key", message, f"suites.{use.use}", help=f"{missing}: ...")]
+    return []
 
 
 def _no_answers(prefix: str, method: str, model: str) -> Problem:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from posttrain.config.data import DataSpec
 from posttrain.config.document import Places
-from posttrain.config.pipeline import DataSpec, Suite
 from posttrain.config.suggest import did_you_mean
+from posttrain.config.suites import Suite
 from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.prompts.rows import is_hub_name, read_rows

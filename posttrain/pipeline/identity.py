@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.answers import OverOptimisationStage
-from posttrain.config.average import AnswerSamples
+from posttrain.config.average import AnswerSamples, AverageStage
 from posttrain.config.critic import is_folder
 from posttrain.config.keys import PLUGIN_KINDS
-from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage
+from posttrain.config.pipeline import EvaluateStage, ModelStage
 from posttrain.config.plugin import with_each_block
 from posttrain.config.plugins import labelled, plugin_label, reward_stages
 from posttrain.config.stage_base import StageBase
@@ -115,7 +115,10 @@ def _name_averaged(config: dict[str, Any], stage: AverageStage, inputs: Mapping[
     config["samples"] |= {"stage": inputs[samples.stage] if samples.stage else None}
     if samples == AnswerSamples():
         config["samples"] = None
-    for key in ("models", "weights", "samples"):
+    if not stage.is_sweep:
+        config["recommend"] = None
+    config["suite"] = None  # its questions count, by their fingerprint
+    for key in ("models", "weights", "samples", "recommend", "suite"):
         if not config[key]:
             del config[key]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from posttrain.config.pipeline import EvaluateStage, ModelStage, Pipeline, Suite
+from posttrain.config.pipeline import EvaluateStage, ModelStage, Pipeline
 from posttrain.config.stage_base import StageBase
+from posttrain.config.suites import Suite
 from posttrain.config.tasks import suite_tasks
 from posttrain.pipeline.gates import GateSyntaxError, parse_gate, resolve_gate
 from posttrain.pipeline.references import Findings, Reference, add_unknown, add_wrong_type

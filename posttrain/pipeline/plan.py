@@ -13,10 +13,11 @@ import yaml
 from posttrain.config.data import ResolvedData
 from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
 from posttrain.config.load import LoadedPipeline
-from posttrain.config.pipeline import EvaluateStage, Pipeline, Suite
+from posttrain.config.pipeline import Pipeline
 from posttrain.config.plugins import complete_settings
 from posttrain.config.stage_base import StageBase
-from posttrain.config.tasks import resolved, suite_tasks, task_spec
+from posttrain.config.suites import Suite
+from posttrain.config.tasks import asked_suite, resolved, suite_tasks, task_spec
 from posttrain.pipeline.graph import Graph
 from posttrain.pipeline.identity import explain_change, identity
 from posttrain.pipeline.store import RunFolder
@@ -39,7 +40,7 @@ class PlannedStage:
     data: tuple[Mapping[str, str], ...]  # path and fingerprint of each data set
     seed: int
     precision: str = "fp32"
-    suite: Suite | None = None  # of an evaluate stage, with its changes
+    suite: Suite | None = None  # that the stage asks itself, with its changes
     suite_fingerprint: str = ""
 
     @property
@@ -207,7 +208,8 @@ def _data(stage: StageBase, fingerprints: list[str]) -> tuple[Mapping[str, str],
 
 
 def _stage_suite(stage: StageBase, pipeline: Pipeline) -> Suite | None:
-    if not isinstance(stage, EvaluateStage):
+    use = asked_suite(stage, pipeline.suites)
+    if use is None:
         return None
-    changes = stage.suite.model_dump(exclude={"use"}, exclude_none=True)
-    return pipeline.suites[stage.suite.use].model_copy(update=changes)
+    changes = use.model_dump(exclude={"use"}, exclude_none=True)
+    return pipeline.suites[use.use].model_copy(update=changes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from posttrain.config.answers import BestOfNStage, GenerateStage, OverOptimisationStage
+from posttrain.config.average import AverageStage
 from posttrain.config.data import DataSpec
 from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
-from posttrain.config.pipeline import AverageStage, ModelStage, OnlineRlStage
+from posttrain.config.pipeline import ModelStage, OnlineRlStage
 from posttrain.config.stage_base import StageBase
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.pipeline.plan import RunPlan

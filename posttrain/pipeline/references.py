@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from posttrain.config.answers import BestOfNStage, OverOptimisationStage
+from posttrain.config.average import AverageStage
 from posttrain.config.critic import names_a_stage
 from posttrain.config.document import Places, join
 from posttrain.config.keys import PLUGIN_KINDS, STAGE_CLASSES, WITH_DATA
-from posttrain.config.pipeline import AverageStage, EvaluateStage, OnlineRlStage, Pipeline, Suite
+from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline
 from posttrain.config.plugins import reward_stages
 from posttrain.config.stage_base import StageBase
 from posttrain.config.suggest import closest
+from posttrain.config.suites import Suite
+from posttrain.config.tasks import asked_suite
 from posttrain.errors import Problem
 
 _ARTICLES = {
@@ -87,10 +90,10 @@ def references(name: str, stage: StageBase, suites: Mapping[str, Suite]) -> Iter
     if isinstance(stage, AverageStage | EvaluateStage | OverOptimisationStage):
         for index, model in enumerate(stage.models or ()):
             yield Reference(f"{prefix}.models.{index}", model)
-    if isinstance(stage, EvaluateStage):
-        suite = suites.get(stage.suite.use)
-        if suite is not None and suite.tax_since is not None:
-            yield Reference(f"suites.{stage.suite.use}.tax_since", suite.tax_since)
+    use = asked_suite(stage, suites)
+    suite = suites.get(use.use) if use is not None else None
+    if use is not None and suite is not None and suite.tax_since is not None:
+        yield Reference(f"suites.{use.use}.tax_since", suite.tax_since)
 
 
 def resolve(findings: Findings, name: str, found: Iterator[Reference]) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import yaml
 
 from posttrain.config.answers import BestOfNStage, GenerateStage, OverOptimisationStage
+from posttrain.config.average import AverageStage
 from posttrain.config.keys import WITH_DATA
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
-from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage, OnlineRlStage
+from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage
 from posttrain.config.stage_base import StageBase
 from posttrain.errors import InputError, Interrupted, PosttrainError, StageFailed
 from posttrain.pipeline.plan import PlannedStage, RunPlan
@@ -23,6 +24,7 @@ from posttrain.pipeline.provenance import git_state, machine, versions
 from posttrain.pipeline.store import RunFolder, StageFolder, read_json, write_json
 from posttrain.stages import (
     average,
+    average_sweep,
     best_of_n,
     evaluate,
     generate,
@@ -119,6 +121,13 @@ class StageRunner:
             write_json(context.directory / "measurements.json", result)
             return "done"
         if isinstance(stage, AverageStage):
+            if stage.is_sweep:
+                assert planned.suite is not None
+                asked = (planned.suite, planned.suite_fingerprint)
+                method = plugins["method"]
+                outcome, front = average_sweep.run(stage, method, *asked, self.evaluator, context)
+                write_json(context.directory / average_sweep.FRONT, front)
+                return outcome
             return average.run(stage, plugins["method"], context)
         if isinstance(stage, EvaluateStage):
             assert planned.suite is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain.config.pipeline import DataSpec
+from posttrain.config.data import DataSpec
 from posttrain.errors import InputError, Problem
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.data import DataSpec
 from posttrain.config.document import show_path
 from posttrain.config.paths import DATA_SUFFIXES, looks_like_a_file, neighbour
-from posttrain.config.pipeline import DataSpec
 from posttrain.config.suggest import did_you_mean
 from posttrain.errors import InputError, Problem
 from posttrain.prompts.columns import theirs, value_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from posttrain.config.pipeline import AverageStage
+from posttrain.config.average import AverageStage
 from posttrain.config.plugins import load_plugin
 from posttrain.ports import AveragingNeeds
 from posttrain.stages.average_answers import ROLLOUTS, AnswerSource
@@ -31,24 +31,31 @@ class AverageJob:
 
 def run(stage: AverageStage, method: PluginRef, context: StageContext) -> str:
     """Write the averaged model; returns "done"."""
+    job = average_job(stage, method, stage.shares[0], context)
+    rows = context.launcher.call(average_folders, job, str(context.directory / "model"))
+    for step, metrics in enumerate(rows):
+        context.tracker.log(metrics, step=step)
+    return "done"
+
+
+def average_job(
+    stage: AverageStage, method: PluginRef, weight_pre: float, context: StageContext
+) -> AverageJob:
+    """The job of one share."""
 
     def folder(name: str) -> tuple[str, str]:
         return name, context.inputs[name].path
 
     needs = load_plugin("averaging", method.name, method.base_dir).NEEDS
-    job = AverageJob(
+    return AverageJob(
         method,
         tuple(folder(name) for name in stage.merged),
         folder(stage.pre) if stage.pre is not None else None,
-        stage.weight_pre,
+        weight_pre,
         tuple(stage.weights or ()),
         context.seed,
         _answers(stage, context) if needs.answers else None,
     )
-    rows = context.launcher.call(average_folders, job, str(context.directory / "model"))
-    for step, metrics in enumerate(rows):
-        context.tracker.log(metrics, step=step)
-    return "done"
 
 
 def _answers(stage: AverageStage, context: StageContext) -> AnswerSource:

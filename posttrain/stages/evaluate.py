@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.config.pipeline import EvaluateStage, Suite
+from posttrain.config.pipeline import EvaluateStage
+from posttrain.config.suites import Suite
 from posttrain.ports import Tracker
 from posttrain.stages.measure import Evaluator, Measurement
 from posttrain.stages.recommend import recommend, tax

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config.answers import ScoredReward
-from posttrain.config.pipeline import Cluster, Suite, TaskSpec
+from posttrain.config.pipeline import Cluster
 from posttrain.config.plugin import nested_plugins
 from posttrain.config.plugins import (
     complete_settings,
@@ -21,6 +21,7 @@ from posttrain.config.plugins import (
     plugin_config,
     source_fingerprint,
 )
+from posttrain.config.suites import Suite, TaskSpec
 from posttrain.config.tasks import suite_tasks, task_spec
 from posttrain.ports import EngineSpec
 from posttrain.prompts.sources import EVALUATION_SEED

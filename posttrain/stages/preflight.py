@@ -19,7 +19,7 @@ from posttrain.config.answers import ScoredReward
 from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.document import Places
 from posttrain.config.offline import MOST_MEMBERS
-from posttrain.config.pipeline import OnlineRlStage, Suite
+from posttrain.config.pipeline import OnlineRlStage
 from posttrain.config.plugin import named_stages
 from posttrain.config.plugins import (
     baseline_columns,
@@ -29,6 +29,7 @@ from posttrain.config.plugins import (
     reward_stages,
     with_parts,
 )
+from posttrain.config.suites import Suite
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
 from posttrain.prompts.sources import MICROWORLD
 from posttrain.reward.examples import examples_of

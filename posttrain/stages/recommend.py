@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from posttrain.config.pipeline import Recommend, Suite
+from posttrain.config.suites import Recommend, Suite
 from posttrain.stages import statistics
 from posttrain.stages.measure import Measurement, TaskResult, points
 from posttrain.types import Interval

@@ -76,7 +76,7 @@ def suites_of(value: Any) -> tuple[SuiteView, ...]:
     )
 
 
-def _interval(value: Any) -> Interval | None:
+def interval_of(value: Any) -> Interval | None:
     if not isinstance(value, Mapping) or not isinstance(value.get("value"), int | float):
         return None
     middle = float(value["value"])
@@ -85,7 +85,7 @@ def _interval(value: Any) -> Interval | None:
 
 def _intervals(value: Any) -> dict[str, Interval]:
     items = value.items() if isinstance(value, Mapping) else ()
-    return {str(name): found for name, item in items if (found := _interval(item)) is not None}
+    return {str(name): found for name, item in items if (found := interval_of(item)) is not None}
 
 
 def _tasks(value: Any) -> dict[str, TaskResult]:
@@ -98,7 +98,7 @@ def _tasks(value: Any) -> dict[str, TaskResult]:
             item.get("details") or {},
         )
         for task, item in items
-        if (found := _interval(item)) is not None
+        if (found := interval_of(item)) is not None
     }
 
 

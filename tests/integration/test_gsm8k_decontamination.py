@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.config.pipeline import DataSpec, Suite
+from posttrain.config.data import DataSpec
+from posttrain.config.suites import Suite
 from posttrain.config.tasks import resolved
 from posttrain.prompts.decontamination import TrainingRows
 

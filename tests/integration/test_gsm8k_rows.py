@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.config.pipeline import DataSpec
+from posttrain.config.data import DataSpec
 from posttrain.model.chat import end_of_turn_ids, render, render_prompt
 from posttrain.model.load import load_tokenizer
 from posttrain.prompts.sources import read_source

@@ -24,11 +24,12 @@ from posttrain.track.formatting import duration, long_duration
 from posttrain.track.report.curves import stage_curves
 from posttrain.track.report.data_age import age_figures
 from posttrain.track.report.figure import Figure
-from posttrain.track.report.gain_cost import cost_table, pareto_figure
+from posttrain.track.report.gain_cost import cost_table
 from posttrain.track.report.graph import graph_drawing
 from posttrain.track.report.headline import headline
 from posttrain.track.report.health import health
 from posttrain.track.report.lineage import environment, lineage
+from posttrain.track.report.pareto import pareto_figure
 from posttrain.track.report.rewards import reward_rows
 from posttrain.track.report.sample_pairs import before_and_after, stage_samples
 from posttrain.track.report.timeline import stage_timelines

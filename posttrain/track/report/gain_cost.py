@@ -1,21 +1,18 @@
-"""What each stage gained and cost: the table, and the picture of gain against tax."""
+"""What each stage gained and cost: the table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from posttrain.track.formatting import (
     duration,
-    half_width,
     percent,
     percent_interval,
     significant,
     task_label,
 )
 from posttrain.track.gains import Change, ModelRow, gain_table
-from posttrain.track.report.figure import DataTable, Figure, plot_text, rounded
 from posttrain.track.summary import recommended_model, tax_text
 from posttrain.track.views import RunView
 
@@ -113,98 +110,3 @@ def _change(change: Change | None) -> tuple[str, str]:
     size = abs(change.value) * 100
     points = f"{size:.0f}" if size >= 0.95 else f"{size:.1f}"
     return (f"▲ {points}", "better") if change.value > 0 else (f"▼ {points}", "worse")
-
-
-def pareto_figure(view: RunView) -> Figure | None:
-    """Gain (up) against tax (left is better); None with fewer than two points."""
-    suite = view.suite
-    points = [
-        (row, *_point(row))
-        for row in gain_table(view)
-        if row.gain and (row.tax is not None or (suite and row.stage.name == suite.tax_since))
-    ]
-    if len(points) < 2:
-        return None
-    taken = recommended_model(view)
-    names = [row.stage.name for row, *_ in points]
-    gains, taxes = [p[1] for p in points], [p[3] for p in points]
-    dominated = [
-        any(
-            gains[j] >= gains[i]
-            and taxes[j] <= taxes[i]
-            and (gains[j], taxes[j]) != (gains[i], taxes[i])
-            for j in range(len(points))
-        )
-        for i in range(len(points))
-    ]
-    limit = _tax_limit(view)
-    finding = f"{names[gains.index(max(gains))]} gains most, {max(gains) * 100:.0f} %"
-    if taken in names:
-        at = names.index(taken)
-        finding += f"; {taken} is chosen: {gains[at] * 100:.0f} % for {taxes[at] * 100:.1f} points"
-    return Figure(
-        id="pareto",
-        title="Gain against tax: up and left is better",
-        finding=finding,
-        data=[_pareto_trace(points, dominated, names.index(taken) if taken in names else None)],
-        layout={
-            "xaxis": {"title": {"text": "tax (points)"}, "rangemode": "tozero"},
-            "yaxis": {"title": {"text": "gain (%)"}},
-            "limit": limit,
-            "showlegend": False,
-        },
-        table=DataTable(
-            ["model", "gain (%)", "tax (points)", "dominated"],
-            [
-                [
-                    name,
-                    f"{g * 100:.1f} ± {gh * 100:.1f}",
-                    f"{t * 100:.1f} ± {th * 100:.1f}",
-                    "yes" if below else "no",
-                ]
-                for name, (_, g, gh, t, th), below in zip(names, points, dominated, strict=True)
-            ],
-        ),
-    )
-
-
-def _point(row: ModelRow) -> tuple[float, float, float, float]:
-    """(gain, half, tax, half): the mean over the gain tasks."""
-    intervals = list(row.gain.values())
-    gain = sum(interval.value for interval in intervals) / len(intervals)
-    half = sum(half_width(interval) ** 2 for interval in intervals) ** 0.5 / len(intervals)
-    return gain, half, row.tax.value if row.tax else 0.0, half_width(row.tax) if row.tax else 0.0
-
-
-def _pareto_trace(
-    points: Sequence[tuple[ModelRow, float, float, float, float]],
-    dominated: Sequence[bool],
-    chosen: int | None,
-) -> dict[str, Any]:
-    points_only = [point[1:] for point in points]
-    return {
-        "type": "scatter",
-        "mode": "markers+text",
-        "name": "models",
-        "x": [rounded(tax * 100) for _, _, tax, _ in points_only],
-        "y": [rounded(gain * 100) for gain, *_ in points_only],
-        "error_x": {"array": [rounded(half * 100) for *_, half in points_only]},
-        "error_y": {"array": [rounded(half * 100) for _, half, *_ in points_only]},
-        "text": [
-            plot_text(point[0].stage.name) + (" (chosen)" if index == chosen else "")
-            for index, point in enumerate(points)
-        ],
-        "textposition": "top right",
-        "cliponaxis": False,
-        "symbols": ["circle-open" if below else "circle" for below in dominated],
-        "ring": chosen,
-        "color": 0,
-    }
-
-
-def _tax_limit(view: RunView) -> float | None:
-    for stage in view.stages:
-        rule = stage.config.get("recommend")
-        if isinstance(rule, Mapping) and isinstance(rule.get("tax_at_most"), int | float):
-            return float(rule["tax_at_most"])
-    return None

@@ -42,6 +42,7 @@
         size: trace.symbols.map((s, i) => (ring(s, i) ? 17 : 11)),
         line: { width: trace.symbols.map((s, i) => (ring(s, i) ? 4 : 2)), color: trace.symbols.map((s, i) => (ring(s, i) ? palette(1) : ink)) },
       };
+      if (trace.line) own.line = { ...trace.line, color: ink };
       own.error_x = { ...trace.error_x, color: color("--soft"), thickness: 1 };
       own.error_y = { ...trace.error_y, color: color("--soft"), thickness: 1 };
       delete own.symbols;

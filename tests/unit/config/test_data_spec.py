@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from posttrain.config.data import ResolvedData
+from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.config.load import load_pipeline
 from posttrain.config.offline import SftStage
-from posttrain.config.pipeline import DataSpec, Suite, TaskSpec
+from posttrain.config.suites import Suite, TaskSpec
 from posttrain.config.tasks import resolved
 
 MIX = "data: {mix: {sums: {path: microworld/arithmetic_worked, take: 8}, rows: rows.jsonl}}"

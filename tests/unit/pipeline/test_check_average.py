@@ -33,6 +33,10 @@ def report_of(write_pipeline: Callable[..., str]):
     [
         ("method: slerp, pre: sft, post: rlvr", ("sft", "rlvr")),
         ("method: layerwise, pre: sft, post: rlvr", ("sft", "rlvr")),  # on rlvr's own rollouts
+        ("method: layerwise, pre: sft, post: rlvr, weight_pre: [0.1, 0.2]",
+         ("sft", "rlvr", "base")),  # the tax of several is counted since base
+        ("pre: sft, post: rlvr, weight_pre: [0.1], suite: abilities, recommend: {tax_at_most: 9}",
+         ("sft", "rlvr", "base")),
         ("method: soup, models: [rlvr, sft]", ("rlvr", "sft")),
         ("method: soup, models: [rlvr, sft], weights: [0.9, 0.1]", ("rlvr", "sft")),
         ("method: {name: ties, density: 0.3}, pre: base, models: [sft, rlvr]",
@@ -127,6 +131,21 @@ def test_sound_ones(report_of, keys: str, needs: tuple[str, ...]) -> None:
             "method: layerwise, pre: sft, post: rlvr, samples: sft",
             f"error[wrong-reference] {PLACE}.samples.stage: needs rows, `sft` (line 7) makes a "
             "model\n  help: no stage here makes rows",
+        ),
+        (
+            "pre: sft, post: rlvr, weight_pre: [0.2, 0.1]",
+            f"error[bad-value] {PLACE}: `weight_pre` names shares twice, or not in order\n"
+            "  help: weight_pre: [0.1, 0.2]",
+        ),
+        (
+            "pre: sft, post: rlvr, suite: abilities",
+            f"error[unused-setting] {PLACE}.suite: of one share there is nothing to choose\n"
+            "  help: weight_pre: [0.1, 0.2, 0.3], or leave it out",
+        ),
+        (
+            "pre: sft, post: rlvr, weight_pre: [0.1], suite: abilites",
+            f"error[unknown-suite] {PLACE}.suite.use: no suite `abilites`\n"
+            "  help: did you mean `abilities`?",
         ),
         (
             "method: linear, pre: sft, post: rlvr, samples: {take: 5}",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from posttrain.config.answers import BestOfNStage
-from posttrain.config.pipeline import AverageStage, EvaluateStage, ModelStage, OnlineRlStage
+from posttrain.config.average import AverageStage
+from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage
 from posttrain.config.plugin import Plugin
 from posttrain.config.plugins import complete_settings
 from posttrain.pipeline.identity import (

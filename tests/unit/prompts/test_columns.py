@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from posttrain.config.pipeline import DataSpec
+from posttrain.config.data import DataSpec
 from posttrain.errors import InputError
 from posttrain.prompts.columns import theirs, value_of
 from posttrain.prompts.rows import read_rows

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from posttrain.config.pipeline import DataSpec, Suite
+from posttrain.config.data import DataSpec
+from posttrain.config.suites import Suite
 from posttrain.config.tasks import resolved
 from posttrain.errors import InputError
 from posttrain.prompts.decontamination import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.config.pipeline import DataSpec
+from posttrain.config.data import DataSpec
 from posttrain.errors import InputError
 from posttrain.prompts.faults import guess_columns
 from posttrain.prompts.rows import data_files, data_fingerprint, is_hub_name, read_rows

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.config.pipeline import DataSpec
+from posttrain.config.data import DataSpec
 from posttrain.errors import InputError
 from posttrain.prompts.sources import read_data, read_source
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.config.pipeline import Suite
+from posttrain.config.suites import Suite
 from posttrain.stages import statistics
 from posttrain.stages.measure import Measurement, TaskResult, points
 from posttrain.types import Interval

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from posttrain.config.answers import ScoredReward
-from posttrain.config.pipeline import Cluster, DataSpec, Suite, TaskSpec
+from posttrain.config.data import DataSpec
+from posttrain.config.pipeline import Cluster
+from posttrain.config.suites import Suite, TaskSpec
 from posttrain.errors import RewardBroken
 from posttrain.stages import statistics
 from posttrain.stages.measure import (

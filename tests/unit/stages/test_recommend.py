@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.config.pipeline import Recommend, Suite
+from posttrain.config.suites import Recommend, Suite
 from posttrain.stages.recommend import recommend, tax
 
 

@@ -1,0 +1,135 @@
+"""The `average` stage with several shares: a model of each, the same questions, one that is kept.
+
+    shares x (the method, and one share for all layers beside it) --> models --> suite --> front
+
+The front is every model's gain and tax: what each share buys, and whether the method buys it for
+less than uniform averaging does. Kept is the model of the method that the rule says; the others are
+removed, for they can be made again from what is written down.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.config.average import AverageStage
+from posttrain.config.plugins import load_plugin
+from posttrain.config.suites import Suite
+from posttrain.errors import StageFailed
+from posttrain.stages.average import average_folders, average_job
+from posttrain.stages.context import StageContext
+from posttrain.stages.jobs import PluginRef
+from posttrain.stages.measure import Evaluator, Measurement
+from posttrain.stages.recommend import recommend, tax
+
+FRONT = "front.json"
+UNIFORM = "linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One averaged model. Example: Candidate("layerwise", 0.2, Path(".../layerwise-0.2"))"""
+
+    method: str
+    weight_pre: float
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.weight_pre:g}"
+
+
+def run(
+    stage: AverageStage,
+    method: PluginRef,
+    suite: Suite,
+    fingerprint: str,
+    evaluator: Evaluator,
+    context: StageContext,
+) -> tuple[str, dict[str, Any]]:
+    """("done", what becomes front.json). Raises StageFailed where no model satisfies the rule."""
+    assert suite.tax_since is not None  # `check` has seen to it
+    use = stage.suite.use if stage.suite else ""
+    measured: dict[str, Measurement] = {}
+    since = evaluator.measure(context.inputs[suite.tax_since].path, use, suite, fingerprint)
+    measured[suite.tax_since] = since
+    candidates = [
+        _made(stage, method, share, context, step) for step, share in enumerate(stage.shares)
+    ]
+    if method.name != UNIFORM:
+        plain = PluginRef("averaging", UNIFORM, _defaults(), method.base_dir)
+        candidates += [_made(stage, plain, share, context, None) for share in stage.shares]
+    for each in candidates:
+        context.tracker.event("asking", text=f"{each.name} is asked")
+        measured[each.name] = evaluator.measure(str(each.folder), use, suite, fingerprint)
+        _tell(each, method.name, suite, since, measured[each.name], context, stage.shares)
+    own = {each.name: measured[each.name] for each in candidates if each.method == method.name}
+    choice = recommend(stage.recommend, suite, own | {suite.tax_since: since})
+    kept = next((each for each in candidates if each.name == choice.stage), None)
+    points = [_point(each, suite, since, measured[each.name], each is kept) for each in candidates]
+    front = {"schema": 1, "suite": use, "points": points, "why": choice.why}
+    if kept is None:
+        most = stage.recommend.tax_at_most
+        raise StageFailed(
+            f"no share is worth it: none with a tax of at most {most:g} points gains more than "
+            f"`{suite.tax_since}`",
+            help="larger shares of `pre`, or recommend: {tax_at_most: ...} of the stage",
+        )
+    kept.folder.replace(context.directory / "model")
+    shutil.rmtree(context.directory / "shares")
+    return "done", front
+
+
+def _made(
+    stage: AverageStage, method: PluginRef, share: float, context: StageContext, step: int | None
+) -> Candidate:
+    """One model, unless an earlier attempt has made it. Metrics of the stage's own at `step`."""
+    made = Candidate(method.name, share, context.directory / "shares" / f"{method.name}-{share:g}")
+    if not made.folder.exists():
+        context.tracker.event("averaging", text=f"{made.name} is made")
+        job = average_job(stage, method, share, context)
+        rows = context.launcher.call(average_folders, job, str(made.folder))
+        if step is not None:
+            context.tracker.log(rows[-1], step=step)
+    return made
+
+
+def _defaults() -> dict[str, Any]:
+    config: dict[str, Any] = load_plugin("averaging", UNIFORM).Config().model_dump(mode="json")
+    return config
+
+
+def _tell(
+    made: Candidate,
+    method: str,
+    suite: Suite,
+    since: Measurement,
+    found: Measurement,
+    context: StageContext,
+    shares: list[float],
+) -> None:
+    cost = tax(suite, since, found)
+    names = ("gain_points", "tax_points") if made.method == method else ("", "")
+    values = (found.gain, cost)
+    numbers = {
+        f"average/{name}": 100 * value.value
+        for name, value in zip(names, values, strict=True)
+        if name and value is not None
+    }
+    if numbers:
+        context.tracker.log(numbers, step=shares.index(made.weight_pre))
+
+
+def _point(
+    made: Candidate, suite: Suite, since: Measurement, found: Measurement, chosen: bool
+) -> dict[str, Any]:
+    cost = tax(suite, since, found)
+    return {
+        "method": made.method,
+        "weight_pre": made.weight_pre,
+        "gain": found.gain.as_dict() if found.gain else None,
+        "tax": cost.as_dict() if cost else None,
+        "chosen": chosen,
+    }

@@ -1,0 +1,58 @@
+"""Fronts of averages in the picture of gain against tax."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from posttrain.track.report.fronts import front_points, front_traces
+from posttrain.track.report.pareto import Point, _is_dominated
+from posttrain.track.views import RunView, StageView
+
+
+def interval(value):
+    return {"value": value, "low": value - 0.02, "high": value + 0.02}
+
+
+@pytest.fixture
+def view(tmp_path: Path):
+    points = [
+        {"method": method, "weight_pre": share, "gain": interval(gain), "tax": interval(tax)}
+        for method, share, gain, tax in (
+            ("layerwise", 0.1, 0.75, 0.04),
+            ("layerwise", 0.2, 0.70, 0.02),
+            ("linear", 0.1, 0.72, 0.05),
+            ("linear", 0.2, 0.60, None),
+        )
+        if tax is not None
+    ]
+    (tmp_path / "front.json").write_text(json.dumps({"points": points}))
+    stage = StageView("average", "average", "done", "f00d", "new", ("sft", "rlvr"), tmp_path)
+    other = replace(stage, name="sft", kind="sft")
+    return RunView(tmp_path, "mine", "id", "done", (stage, other), (), 0.0)
+
+
+def test_points_of_average_stages_only(view):
+    assert [(point.name, point.gain, point.tax) for point in front_points(view)] == [
+        ("average: layerwise 0.1", 0.75, 0.04),
+        ("average: layerwise 0.2", 0.70, 0.02),
+        ("average: linear 0.1", 0.72, 0.05),
+    ]
+
+
+def test_a_line_for_each_method_hollow_where_another_is_better(view):
+    points = front_points(view)
+    places = [Point(p.name, p.gain, p.gain_half, p.tax, p.tax_half) for p in points]
+    below = {place.name: _is_dominated(place, places) for place in places}
+    layerwise, linear = front_traces(points, below)
+    assert layerwise["name"] == "average layerwise" and layerwise["x"] == [4.0, 2.0]
+    assert layerwise["symbols"] == ["diamond", "diamond"]
+    # 72 % for 5 points: the first point has more for less.
+    assert linear["symbols"] == ["diamond-open"] and linear["text"] == ["0.1"]
+    assert layerwise["line"]["dash"] != linear["line"]["dash"]
+
+
+def test_equal_models_do_not_dominate_one_another():
+    same = [Point(name, 0.5, 0.0, 0.1, 0.0) for name in "ab"]
+    assert [_is_dominated(each, same) for each in same] == [False, False]
