@@ -57,7 +57,7 @@ class PlannedStage:
         for key, plugin in self.plugins.items():
             document[key] = document[key] | {"settings": dict(plugin.settings)}
         if self.suite is not None:
-            document["suite"] = document["suite"] | self.suite.model_dump(mode="json")
+            document["suite"] = (document["suite"] or {}) | self.suite.model_dump(mode="json")
         return document | {"seed": self.seed, "precision": self.precision}
 
 

@@ -18,6 +18,7 @@ from posttrain.config.keys import WITH_DATA
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage
 from posttrain.config.stage_base import StageBase
+from posttrain.config.tasks import asked_suite
 from posttrain.errors import InputError, Interrupted, PosttrainError, StageFailed
 from posttrain.pipeline.plan import PlannedStage, RunPlan
 from posttrain.pipeline.provenance import git_state, machine, versions
@@ -122,8 +123,9 @@ class StageRunner:
             return "done"
         if isinstance(stage, AverageStage):
             if stage.is_sweep:
-                assert planned.suite is not None
-                asked = (planned.suite, planned.suite_fingerprint)
+                use = asked_suite(stage, self.plan.suites)
+                assert use is not None and planned.suite is not None
+                asked = (use.use, planned.suite, planned.suite_fingerprint)
                 method = plugins["method"]
                 outcome, front = average_sweep.run(stage, method, *asked, self.evaluator, context)
                 write_json(context.directory / average_sweep.FRONT, front)

@@ -44,14 +44,14 @@ class Candidate:
 def run(
     stage: AverageStage,
     method: PluginRef,
+    use: str,
     suite: Suite,
     fingerprint: str,
     evaluator: Evaluator,
     context: StageContext,
 ) -> tuple[str, dict[str, Any]]:
-    """("done", what becomes front.json). Raises StageFailed where no model satisfies the rule."""
+    """("done", what becomes front.json); `use` is the suite's name. Raises StageFailed where no model satisfies the rule."""
     assert suite.tax_since is not None  # `check` has seen to it
-    use = stage.suite.use if stage.suite else ""
     measured: dict[str, Measurement] = {}
     since = evaluator.measure(context.inputs[suite.tax_since].path, use, suite, fingerprint)
     measured[suite.tax_since] = since

@@ -167,6 +167,18 @@ def test_what_does_not_go_together(report_of, keys: str, expected: str) -> None:
     assert [problem.render() for problem in report_of(keys).problems] == [expected]
 
 
+def test_a_sweep_is_written_down_with_the_questions_that_choose(
+    write_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    write_pipeline("pre: sft, post: rlvr", "pre: sft, post: rlvr, weight_pre: [0.1, 0.2]")
+    loaded = load_pipeline("mine.yaml", ())
+    plan = make_plan(loaded, build_graph(loaded.pipeline), RunFolder(tmp_path / "runs" / "mine"))
+    config = plan["average"].config()
+    assert config["weight_pre"] == [0.1, 0.2]
+    assert config["suite"]["gain"] == ["microworld/arithmetic"]
+    assert config["suite"]["tax_since"] == "base"
+
+
 def test_a_merged_model_descends_from_its_first(
     write_pipeline: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ def run(tmp_path, method="layerwise", launcher=None, **changes):
     launcher = launcher or Launcher()
     context = StageContext("average", tmp_path, inputs, launcher, tracker, None, 1, 9, 0)
     ref = PluginRef("averaging", method, {}, ".")
-    outcome, front = average_sweep.run(stage, ref, SUITE, "f00d", Evaluator(), context)
+    outcome, front = average_sweep.run(stage, ref, "abilities", SUITE, "f00d", Evaluator(), context)
     return outcome, front, launcher, tracker
 
 
