@@ -50,7 +50,9 @@ def run(
     evaluator: Evaluator,
     context: StageContext,
 ) -> tuple[str, dict[str, Any]]:
-    """("done", what becomes front.json); `use` is the suite's name. Raises StageFailed where no model satisfies the rule."""
+    """("done", what becomes front.json); `use` is the suite's name. Raises StageFailed where no
+    model satisfies the rule.
+    """
     assert suite.tax_since is not None  # `check` has seen to it
     measured: dict[str, Measurement] = {}
     since = evaluator.measure(context.inputs[suite.tax_since].path, use, suite, fingerprint)
