@@ -97,11 +97,11 @@ def _row(
 def parent_model(
     view: RunView, stage: StageView, measured: Mapping[str, Measurement]
 ) -> str | None:
-    """The measured model that a stage changed: up its first input; an average's last one."""
+    """The measured model that a stage changed: up its first input; of an average `post`."""
     seen = {stage.name}
     current: StageView | None = stage
     while current is not None and current.needs:
-        name = current.needs[-1] if current.kind == "average" else current.needs[0]
+        name = _trained_before(current)
         if name in measured:
             return name
         if name in seen:
@@ -109,6 +109,14 @@ def parent_model(
         seen.add(name)
         current = view.stage(name)
     return None
+
+
+def _trained_before(stage: StageView) -> str:
+    """The stage whose model this one changed: of an average `post`, or the first of `models`."""
+    if stage.kind != "average":
+        return stage.needs[0]
+    listed = stage.config.get("models") or (stage.needs[-1],)
+    return str(stage.config.get("post") or listed[0])
 
 
 def _tax(

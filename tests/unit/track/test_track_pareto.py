@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.track.gains import parent_model
 from posttrain.track.report.fronts import front_points, front_traces
 from posttrain.track.report.pareto import Point, _is_dominated
 from posttrain.track.views import RunView, StageView
@@ -31,6 +32,17 @@ def view(tmp_path: Path):
     stage = StageView("average", "average", "done", "f00d", "new", ("sft", "rlvr"), tmp_path)
     other = replace(stage, name="sft", kind="sft")
     return RunView(tmp_path, "mine", "id", "done", (stage, other), (), 0.0)
+
+
+def test_an_average_is_compared_with_the_trained_model_whatever_else_it_needs(view):
+    stage = view.stage("average")
+    needs = ("sft", "rlvr", "base")  # the last one only says what the tax is counted from
+    of_two = replace(stage, needs=needs, config={"pre": "sft", "post": "rlvr"})
+    of_many = replace(stage, needs=needs, config={"post": None, "models": ["sft", "rlvr"]})
+    models = dict.fromkeys(needs)
+    assert parent_model(view, of_two, models) == "rlvr"
+    assert parent_model(view, of_many, models) == "sft"
+    assert parent_model(view, stage, models) == "rlvr"  # its configuration is not written yet
 
 
 def test_points_of_average_stages_only(view):
