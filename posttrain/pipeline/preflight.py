@@ -10,7 +10,7 @@ from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.pipeline import ModelStage, OnlineRlStage
 from posttrain.config.stage_base import StageBase
 from posttrain.config.tasks import suite_tasks, task_spec
-from posttrain.pipeline.plan import RunPlan
+from posttrain.pipeline.plan import PlannedStage, RunPlan
 from posttrain.pipeline.results import asked_suites
 from posttrain.stages.preflight import Origin, PreflightRequest
 
@@ -28,73 +28,80 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
                 suites.setdefault(name, origin)
         if planned.kept or origin is None:
             continue
-        for key in REWARD_KEYS:
-            reward = getattr(planned.stage, key, None)
-            if reward is not None:
-                place = f"stages.{planned.name}.{key}"
-                requests.append(
-                    PreflightRequest(planned.name, "reward", reward=reward, place=place)
-                )
-        if any(part.stage for part in _parts(planned.stage)):
-            continue  # its rows are not there yet
-        if isinstance(planned.stage, SftStage):
-            stage = planned.stage
-            requests.append(
-                PreflightRequest(
-                    planned.name, "sft", origin, stage.data.model_dump(), stage.max_tokens
-                )
-            )
-        if isinstance(planned.stage, RewardModelStage | PreferenceStage):
-            pairs = planned.stage
-            requests.append(
-                PreflightRequest(
-                    planned.name,
-                    "pairs",
-                    origin,
-                    pairs.data.model_dump(),
-                    pairs.max_tokens,
-                    algorithm=planned.plugins["algorithm"],
-                    budget_tokens=pairs.batch.tokens_per_micro_batch,
-                )
-            )
-        if isinstance(planned.stage, OnlineRlStage):
-            rl = planned.stage
-            requests.append(
-                PreflightRequest(
-                    planned.name,
-                    "online_rl",
-                    origin,
-                    rl.data.model_dump(),
-                    rl.sampling.max_new_tokens,
-                    online=rl,
-                    places=plan.loaded.places,
-                )
-            )
-        if isinstance(planned.stage, GenerateStage):
-            asked = planned.stage
-            requests.append(
-                PreflightRequest(
-                    planned.name,
-                    "prompts",
-                    origin,
-                    asked.data.model_dump(),
-                    asked.sampling.max_new_tokens,
-                    reward=asked.scored_by,
-                )
-            )
-        if isinstance(planned.stage, OverOptimisationStage):
-            sweep = planned.stage
-            requests.append(
-                PreflightRequest(
-                    planned.name,
-                    "prompts",
-                    origin,
-                    sweep.data.model_dump(),
-                    sweep.max_new_tokens,
-                    reward=sweep.gold,
-                )
-            )
+        if not any(part.stage for part in _parts(planned.stage)):  # else its rows are yet to come
+            requests += _row_requests(plan, planned, origin)
+        requests += _reward_requests(planned)
     return requests + _suite_requests(plan, suites)
+
+
+def _row_requests(plan: RunPlan, planned: PlannedStage, origin: Origin) -> list[PreflightRequest]:
+    requests: list[PreflightRequest] = []
+    if isinstance(planned.stage, SftStage):
+        stage = planned.stage
+        requests.append(
+            PreflightRequest(planned.name, "sft", origin, stage.data.model_dump(), stage.max_tokens)
+        )
+    if isinstance(planned.stage, RewardModelStage | PreferenceStage):
+        pairs = planned.stage
+        requests.append(
+            PreflightRequest(
+                planned.name,
+                "pairs",
+                origin,
+                pairs.data.model_dump(),
+                pairs.max_tokens,
+                algorithm=planned.plugins["algorithm"],
+                budget_tokens=pairs.batch.tokens_per_micro_batch,
+            )
+        )
+    if isinstance(planned.stage, OnlineRlStage):
+        rl = planned.stage
+        requests.append(
+            PreflightRequest(
+                planned.name,
+                "online_rl",
+                origin,
+                rl.data.model_dump(),
+                rl.sampling.max_new_tokens,
+                online=rl,
+                places=plan.loaded.places,
+            )
+        )
+    if isinstance(planned.stage, GenerateStage):
+        asked = planned.stage
+        requests.append(
+            PreflightRequest(
+                planned.name,
+                "prompts",
+                origin,
+                asked.data.model_dump(),
+                asked.sampling.max_new_tokens,
+                reward=asked.scored_by,
+            )
+        )
+    if isinstance(planned.stage, OverOptimisationStage):
+        sweep = planned.stage
+        requests.append(
+            PreflightRequest(
+                planned.name,
+                "prompts",
+                origin,
+                sweep.data.model_dump(),
+                sweep.max_new_tokens,
+                reward=sweep.gold,
+            )
+        )
+    return requests
+
+
+def _reward_requests(planned: PlannedStage) -> list[PreflightRequest]:
+    requests: list[PreflightRequest] = []
+    for key in REWARD_KEYS:
+        reward = getattr(planned.stage, key, None)
+        if reward is not None:
+            place = f"stages.{planned.name}.{key}"
+            requests.append(PreflightRequest(planned.name, "reward", reward=reward, place=place))
+    return requests
 
 
 def _parts(stage: StageBase) -> list[DataSpec]:
