@@ -67,29 +67,15 @@ def _row_requests(plan: RunPlan, planned: PlannedStage, origin: Origin) -> list[
                 places=plan.loaded.places,
             )
         )
-    if isinstance(planned.stage, GenerateStage):
+    if isinstance(planned.stage, GenerateStage | OverOptimisationStage):
         asked = planned.stage
+        if isinstance(asked, GenerateStage):
+            max_tokens, reward = asked.sampling.max_new_tokens, asked.scored_by
+        else:
+            max_tokens, reward = asked.max_new_tokens, asked.gold
+        data = asked.data.model_dump()
         requests.append(
-            PreflightRequest(
-                planned.name,
-                "prompts",
-                origin,
-                asked.data.model_dump(),
-                asked.sampling.max_new_tokens,
-                reward=asked.scored_by,
-            )
-        )
-    if isinstance(planned.stage, OverOptimisationStage):
-        sweep = planned.stage
-        requests.append(
-            PreflightRequest(
-                planned.name,
-                "prompts",
-                origin,
-                sweep.data.model_dump(),
-                sweep.max_new_tokens,
-                reward=sweep.gold,
-            )
+            PreflightRequest(planned.name, "prompts", origin, data, max_tokens, reward=reward)
         )
     return requests
 

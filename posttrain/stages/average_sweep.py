@@ -10,6 +10,7 @@ removed, for they can be made again from what is written down.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,18 @@ def run(
     if method.name != UNIFORM:
         plain = PluginRef("averaging", UNIFORM, _defaults(), method.base_dir)
         candidates += [_made(stage, plain, share, context, None) for share in stage.shares]
-    for each in candidates:
+    points: dict[str, dict[str, Any]] = {}
+    for step, each in enumerate(candidates):
         context.tracker.event("asking", text=f"{each.name} is asked")
         measured[each.name] = evaluator.measure(str(each.folder), use, suite, fingerprint)
-        _tell(each, method.name, suite, since, measured[each.name], context, stage.shares)
+        points[each.name] = _point(each, suite, since, measured[each.name])
+        if each.method == method.name:  # the first of the candidates, in the shares' order
+            context.tracker.log(_in_points(points[each.name]), step=step)
     own = {each.name: measured[each.name] for each in candidates if each.method == method.name}
     choice = recommend(stage.recommend, suite, own | {suite.tax_since: since})
     kept = next((each for each in candidates if each.name == choice.stage), None)
-    points = [_point(each, suite, since, measured[each.name], each is kept) for each in candidates]
-    front = {"schema": 1, "suite": use, "points": points, "why": choice.why}
+    told = [points[each.name] | {"chosen": each is kept} for each in candidates]
+    front = {"schema": 1, "suite": use, "points": told, "why": choice.why}
     if kept is None:
         most = stage.recommend.tax_at_most
         raise StageFailed(
@@ -103,35 +107,16 @@ def _defaults() -> dict[str, Any]:
     return config
 
 
-def _tell(
-    made: Candidate,
-    method: str,
-    suite: Suite,
-    since: Measurement,
-    found: Measurement,
-    context: StageContext,
-    shares: list[float],
-) -> None:
-    cost = tax(suite, since, found)
-    names = ("gain_points", "tax_points") if made.method == method else ("", "")
-    values = (found.gain, cost)
-    numbers = {
-        f"average/{name}": 100 * value.value
-        for name, value in zip(names, values, strict=True)
-        if name and value is not None
-    }
-    if numbers:
-        context.tracker.log(numbers, step=shares.index(made.weight_pre))
-
-
-def _point(
-    made: Candidate, suite: Suite, since: Measurement, found: Measurement, chosen: bool
-) -> dict[str, Any]:
+def _point(made: Candidate, suite: Suite, since: Measurement, found: Measurement) -> dict[str, Any]:
     cost = tax(suite, since, found)
     return {
         "method": made.method,
         "weight_pre": made.weight_pre,
         "gain": found.gain.as_dict() if found.gain else None,
         "tax": cost.as_dict() if cost else None,
-        "chosen": chosen,
     }
+
+
+def _in_points(point: Mapping[str, Any]) -> dict[str, float]:
+    values = {key: point[key] for key in ("gain", "tax") if point[key] is not None}
+    return {f"average/{key}_points": 100 * each["value"] for key, each in values.items()}

@@ -22,14 +22,13 @@ from typing import Any
 from posttrain.config.answers import GenerateStage
 from posttrain.config.plugins import load_plugin
 from posttrain.errors import EngineFailed, ProcessDied
-from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.dataset import Answers, DatasetFolder
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import LeasedEngine, Scorer
 from posttrain.stages.own_answers import keep_tokenizer, own_answers
-from posttrain.stages.questions import render_prompts
-from posttrain.stages.scoring import scoring_job
+from posttrain.stages.questions import prompts_of_stage
+from posttrain.stages.scoring import scores_or_broken, scoring_job
 from posttrain.stages.select_rows import select_rows
 from posttrain.types import Prompt, Rollout, Sampling, Score
 
@@ -47,11 +46,7 @@ def run(
     model_path = context.inputs[stage.model].path
     answer_tokens = stage.sampling.max_new_tokens
     room = context_length(model_path) - answer_tokens
-    report = context.directory / REPORT_FILE
-    prompts: list[Prompt] = context.launcher.call(
-        render_prompts, model_path, stage.data.model_dump(), room, None, context.seed, str(report)
-    )
-    tell_left_out(report, context.tracker)
+    prompts = prompts_of_stage(model_path, stage.data, room, context)
     module = load_plugin("selection", selection.name, selection.base_dir)
     own: Sequence[Rollout | None] = [None] * len(prompts)
     if column := getattr(module, "OWN_ANSWER", None):
@@ -165,11 +160,7 @@ class _Work:
         rollouts = [rollout for _, group in groups for rollout in group]
         if scorer is None:
             return [None] * len(rollouts)
-        found = scorer.score(prompts, rollouts)
-        broken = [each for each in found if not isinstance(each, Score)]
-        if len(broken) == len(found):
-            raise broken[0]  # the verifier broke on every answer: that is the news
-        return [each if isinstance(each, Score) else None for each in found]
+        return scores_or_broken(scorer.score(prompts, rollouts))
 
     def _tell(self, answers: Sequence[Answers], left: Sequence[int]) -> None:
         rollouts = [rollout for each in answers for rollout in each.rollouts]

@@ -14,10 +14,9 @@ from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
 from posttrain.loop.settings import LoopSettings
 from posttrain.model.folders import member_folders
-from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import OnlineJob, PluginRef
-from posttrain.stages.questions import render_prompts
+from posttrain.stages.questions import prompts_of_stage
 from posttrain.stages.schedule import steps_ahead
 from posttrain.stages.scoring import scoring_job
 from posttrain.types import Prompt, Sampling
@@ -34,13 +33,9 @@ def run(
     model_path = context.inputs[stage.model].path
     answer_tokens = stage.sampling.max_new_tokens
     room = context_length(model_path) - answer_tokens
-    report = context.directory / REPORT_FILE
-    prompts = context.launcher.call(
-        render_prompts, model_path, stage.data.model_dump(), room, None, context.seed, str(report)
-    )
-    tell_left_out(report, context.tracker)
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    prompts, heldout = split_heldout(prompts, stage.heldout.prompts if stage.heldout else 0)
+    rendered = prompts_of_stage(model_path, stage.data, room, context)
+    longest = max(len(prompt.token_ids) for prompt in rendered)
+    prompts, heldout = split_heldout(rendered, stage.heldout.prompts if stage.heldout else 0)
     engines = context.num_engines(stage.resources)
     trainers = context.num_trainers(stage.resources)
     module = load_plugin("algorithm", algorithm.name, algorithm.base_dir, mode="online")

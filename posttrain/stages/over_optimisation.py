@@ -16,13 +16,13 @@ from typing import Any
 
 from posttrain.config.answers import OverOptimisationStage
 from posttrain.errors import Interrupted
-from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import PluginRef
-from posttrain.stages.questions import render_prompts
-from posttrain.stages.scoring import scoring_job
+from posttrain.stages.launcher import LeasedEngine
+from posttrain.stages.questions import prompts_of_stage
+from posttrain.stages.scoring import scores_or_broken, scoring_job
 from posttrain.stages.statistics import average
-from posttrain.types import Interval, Prompt, Rollout, Sampling, Score
+from posttrain.types import Interval, Rollout, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +39,34 @@ def run(stage: OverOptimisationStage, gold: PluginRef, context: StageContext) ->
     start = context.inputs[stage.model].path
     answer_tokens = stage.max_new_tokens
     room = context_length(start) - answer_tokens - 1  # to ask for log-probs takes a token more
-    report = context.directory / REPORT_FILE
-    prompts: list[Prompt] = context.launcher.call(
-        render_prompts,
-        start,
-        stage.data.model_dump(),
-        room,
-        stage.prompts,
-        context.seed,
-        str(report),
-    )
-    tell_left_out(report, context.tracker)
+    prompts = prompts_of_stage(start, stage.data, room, context, stage.prompts)
     sampling = Sampling(answer_tokens, 1.0, context.seed)
-    seen: list[Seen] = []
+    longest = max(len(prompt.token_ids) for prompt in prompts) + answer_tokens + 1
     job = scoring_job("gold", stage.gold, gold, context, start)
+    answers: dict[str, list[Rollout]] = {}
+    golds: dict[str, Interval] = {}
     gpus = context.cluster.gpus_per_engine
     with context.launcher.scorer(job, context.tracker, gpus) as scorer:
         for name in (stage.model, *stage.models):
             if context.launcher.stop_asked():
                 raise Interrupted(f"{context.name} was stopped; it begins anew")
             context.tracker.event("asking", text=f"{name} answers {len(prompts)} prompts")
-            rollouts = _answers(context.inputs[name].path, prompts, sampling, context)
-            distances = [0.0] * len(rollouts)
-            if name != stage.model:
-                distances = _distances(start, rollouts, sampling, context)
-            scores = [s.value for s in scorer.score(prompts, rollouts) if isinstance(s, Score)]
-            seen.append(Seen(name, average(distances), average(scores)))
-            _tell(seen, context)
+            spec = engine_spec(context.cluster, context.inputs[name].path, longest)
+            with context.launcher.engines(spec, 1) as engines:
+                answers[name] = engines[0].generate_many(prompts, sampling)
+            scores = scores_or_broken(scorer.score(prompts, answers[name]))
+            golds[name] = average([each.value for each in scores if each is not None])
+    distances = {stage.model: average([0.0] * len(prompts))}
+    spec = engine_spec(context.cluster, start, longest)
+    with context.launcher.engines(spec, 1) as engines:
+        for name in stage.models:
+            distances[name] = average(_distances(engines[0], answers[name]))
+    seen = [Seen(name, distances[name], golds[name]) for name in answers]
+    for number, each in enumerate(seen):
+        context.tracker.log(
+            {"over_optimisation/kl_nats": each.kl.value, "over_optimisation/gold": each.gold.value},
+            step=number,
+        )
     law: tuple[float, float] | None = context.launcher.call(fit_law, seen)
     if law is not None:
         names = ("over_optimisation/law_alpha", "over_optimisation/law_beta")
@@ -73,23 +74,9 @@ def run(stage: OverOptimisationStage, gold: PluginRef, context: StageContext) ->
     return summarise(seen, law)
 
 
-def _answers(
-    model: str, prompts: Sequence[Prompt], sampling: Sampling, context: StageContext
-) -> list[Rollout]:
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    spec = engine_spec(context.cluster, model, longest + sampling.max_new_tokens + 1)
-    with context.launcher.engines(spec, 1) as engines:
-        return engines[0].generate_many(list(prompts), sampling)
-
-
-def _distances(
-    start: str, rollouts: Sequence[Rollout], sampling: Sampling, context: StageContext
-) -> list[float]:
+def _distances(start: LeasedEngine, rollouts: Sequence[Rollout]) -> list[float]:
     """Of each answer, log π - log π_start in nats. The start is asked what it would have said."""
-    longest = max(len(each.prompt_ids) for each in rollouts)
-    spec = engine_spec(context.cluster, start, longest + sampling.max_new_tokens + 1)
-    with context.launcher.engines(spec, 1) as engines:
-        before = engines[0].token_logprobs([(each.prompt_ids, each.token_ids) for each in rollouts])
+    before = start.token_logprobs([(each.prompt_ids, each.token_ids) for each in rollouts])
     return [
         math.fsum(each.logprobs) - math.fsum(logprobs)
         for each, logprobs in zip(rollouts, before, strict=True)
@@ -141,11 +128,3 @@ def _why(seen: Sequence[Seen], peak: dict[str, float] | None, best: Seen) -> str
     if peak["kl"] > farthest:
         return f"{words}; the fitted peak, {peak['kl']:.2f} nats, is beyond all models here"
     return f"{words}; the law peaks at {peak['kl']:.2f} nats: stop there"
-
-
-def _tell(seen: Sequence[Seen], context: StageContext) -> None:
-    last = seen[-1]
-    context.tracker.log(
-        {"over_optimisation/kl_nats": last.kl.value, "over_optimisation/gold": last.gold.value},
-        step=len(seen) - 1,
-    )

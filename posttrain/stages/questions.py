@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.config.data import DataSpec, ResolvedData
 from posttrain.errors import InputError, Problem
+from posttrain.prompts.decontamination import REPORT_FILE, tell_left_out
 from posttrain.types import Prompt
 
 if TYPE_CHECKING:
     from posttrain.prompts.sources import DataRow
+    from posttrain.stages.context import StageContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,20 @@ def render_prompts(
                 "empty-data", "no prompt is left to ask", path=spec.shown, help="shorter prompts"
             )
         )
+    return prompts
+
+
+def prompts_of_stage(
+    model_path: str, data: DataSpec, room: int, context: StageContext, limit: int | None = None
+) -> list[Prompt]:
+    """The prompts of a stage's data, rendered in a process of their own; what was left out of them
+    is written down and told. See `render_prompts`.
+    """
+    report = context.directory / REPORT_FILE
+    prompts: list[Prompt] = context.launcher.call(
+        render_prompts, model_path, data.model_dump(), room, limit, context.seed, str(report)
+    )
+    tell_left_out(report, context.tracker)
     return prompts
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain.config.answers import ScoredReward
 from posttrain.config.plugins import baseline_columns, fused_scores, reward_stages, with_parts
-from posttrain.errors import InputError, Problem
+from posttrain.errors import InputError, Problem, RewardBroken
 from posttrain.model.folders import member_folders, vocabulary_fingerprint
 from posttrain.ports import EngineSpec
 from posttrain.reward.worker import RewardPool
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import PluginRef, ScoringJob
+from posttrain.types import Score
 
 VERIFIER_TIMEOUT_S = 10.0
 OUTSIDE_TIMEOUT_S = 300.0  # of rewards that ask something outside, with retries of their own
@@ -37,6 +39,16 @@ def reward_pool(reward: ScoredReward) -> RewardPool:
         reward.processes,
         reward.process_memory_mb,
     )
+
+
+def scores_or_broken(outcomes: Sequence[Score | RewardBroken]) -> list[Score | None]:
+    """None where the reward broke on an answer. Raises the first failure where it broke on all of
+    them: then that is the news.
+    """
+    broken = [each for each in outcomes if not isinstance(each, Score)]
+    if broken and len(broken) == len(outcomes):
+        raise broken[0]
+    return [each if isinstance(each, Score) else None for each in outcomes]
 
 
 def scoring_job(

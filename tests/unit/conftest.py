@@ -29,6 +29,16 @@ stages:
 """
 
 
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a micro model with random weights, the same for every module."""
+    from posttrain.model.micro import build_micro
+
+    folder = tmp_path_factory.mktemp("models") / "micro"
+    build_micro(folder, seed=0)
+    return folder
+
+
 @pytest.fixture
 def write_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """`write_pipeline(old, new, ...)` writes mine.yaml with each `old` replaced, in the current

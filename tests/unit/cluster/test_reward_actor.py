@@ -10,18 +10,10 @@ from posttrain.cluster import actors
 from posttrain.cluster.actors import RewardActor, packed
 from posttrain.model.known_prompts import write_known_prompts
 from posttrain.model.load import load_tokenizer
-from posttrain.model.micro import build_micro
 from posttrain.model.reward import new_reward_model
 from posttrain.reward.reward_models import EnsembleScorer
 from posttrain.stages.jobs import PluginRef, ScoringJob
 from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt, Rollout
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,6 @@ from posttrain.model.load import (
     load_tokenizer,
     save_model,
 )
-from posttrain.model.micro import build_micro
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def test_load_and_context_length(micro):

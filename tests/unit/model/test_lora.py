@@ -20,16 +20,8 @@ from posttrain.model.lora import (
     merged_weight,
     save_adapter,
 )
-from posttrain.model.micro import build_micro
 
 TOKENS = torch.arange(3, 40)[None]
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 @pytest.fixture

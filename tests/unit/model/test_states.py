@@ -1,21 +1,12 @@
 """Mean states of sequences: the model's own, whatever shares the pass."""
 
-import pytest
 import torch
 
 from posttrain.model.load import load_model
-from posttrain.model.micro import build_micro
 from posttrain.model.reward import new_reward_model
 from posttrain.model.states import mean_states
 
 SEQUENCES = [[3, 4, 5, 1], [9, 8, 7, 6, 5, 4, 3, 1], [20]]
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def test_they_are_the_mean_of_the_last_hidden_states(micro):

@@ -16,6 +16,24 @@ from posttrain.pipeline.store import RunFolder
 
 
 @pytest.fixture
+def rewritten(write_pipeline: Callable[..., str]) -> Callable[..., str]:
+    """`rewritten(base, old, new, ...)`: the sound pipeline with the changes of `base`, then each
+    `old` replaced wherever it stands.
+    """
+
+    def write(base: Iterable[str], *changes: str) -> str:
+        file = write_pipeline(*base)
+        text = Path(file).read_text()
+        for old, new in zip(changes[::2], changes[1::2], strict=True):
+            assert old in text
+            text = text.replace(old, new)
+        Path(file).write_text(text)
+        return file
+
+    return write
+
+
+@pytest.fixture
 def run_folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "runs" / "mine")
 

@@ -1,6 +1,6 @@
 """What `check` says of stages that make sets of answers, and of those that read them."""
 
-from pathlib import Path
+import functools
 
 import pytest
 
@@ -31,19 +31,9 @@ STAGES = """\
 
 
 @pytest.fixture
-def answers(write_pipeline):
+def answers(rewritten):
     """`answers(old, new, ...)`: the sound pipeline with such stages, then changed."""
-
-    def write(*changes):
-        file = write_pipeline("  rlvr:\n", STAGES)
-        text = Path(file).read_text()
-        for old, new in zip(changes[::2], changes[1::2], strict=True):
-            assert old in text
-            text = text.replace(old, new)
-        Path(file).write_text(text)
-        return file
-
-    return write
+    return functools.partial(rewritten, ("  rlvr:\n", STAGES))
 
 
 def report_of(file, *overrides):

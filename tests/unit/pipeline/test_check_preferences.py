@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,19 +27,9 @@ NEW_REWARD = "    reward: {ensemble: rm, combine: uwo}\n    data: microworld/req
 
 
 @pytest.fixture
-def pairs(write_pipeline: Callable[..., str]) -> Callable[..., str]:
+def pairs(rewritten: Callable[..., str]) -> Callable[..., str]:
     """`pairs(old, new, ...)`: the sound pipeline with an ensemble as reward, then changed."""
-
-    def write(*changes: str) -> str:
-        file = write_pipeline("  rlvr:\n", STAGES, OLD_REWARD, NEW_REWARD)
-        text = Path(file).read_text()
-        for old, new in zip(changes[::2], changes[1::2], strict=True):
-            assert old in text
-            text = text.replace(old, new)
-        Path(file).write_text(text)
-        return file
-
-    return write
+    return functools.partial(rewritten, ("  rlvr:\n", STAGES, OLD_REWARD, NEW_REWARD))
 
 
 def report_of(file: str, *overrides: str):

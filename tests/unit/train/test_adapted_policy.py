@@ -9,18 +9,10 @@ from posttrain.checkpoint.store import CheckpointStore
 from posttrain.config.lora import Lora
 from posttrain.model.load import load_model, load_state, load_tokenizer
 from posttrain.model.lora import adapted_layers, add_adapters
-from posttrain.model.micro import build_micro
 from posttrain.train.reference_weights import AdaptersOff, reference_weights
 from posttrain.train.rl_batch import flatten
 from posttrain.train.rl_step import RlTrainer, StepSettings
 from posttrain.weight_sync.adapter import BASE, SCALING, MergedWeights, base_checksum
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def make_trainer(micro, precision="fp32", lora=Lora(rank=4, alpha=8), **config):  # noqa: B008

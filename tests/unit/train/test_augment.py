@@ -10,7 +10,6 @@ from posttrain.algorithms import reward_model
 from posttrain.checkpoint.folders import CommittedFolders
 from posttrain.config.offline import Augment
 from posttrain.model.known_prompts import read_known_prompts
-from posttrain.model.micro import build_micro
 from posttrain.model.reward import new_reward_model
 from posttrain.model.states import mean_states
 from posttrain.stages.pair_rows import render_pairs
@@ -20,13 +19,6 @@ from posttrain.train.pairs import RenderedPair
 from posttrain.train.reward_models import EnsembleShare, finish_ensemble, train_members
 
 DATA = {"path": "microworld/preferences", "take": 60}
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 @pytest.fixture(scope="module")

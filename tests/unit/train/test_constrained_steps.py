@@ -9,19 +9,11 @@ from torch.nn.functional import logsigmoid
 
 from posttrain.algorithms import codpo, crpg, crraft
 from posttrain.model.load import load_model, load_tokenizer
-from posttrain.model.micro import build_micro
 from posttrain.train.rl_batch import flatten
 from posttrain.train.rl_step import RlTrainer, StepSettings
 from posttrain.types import Score
 
 BETA, WEIGHT = 0.3, 0.7
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -5,20 +5,12 @@ import torch
 from pair_rows import sorted_letters_are_better
 
 from posttrain.algorithms import reward_model
-from posttrain.model.micro import build_micro
 from posttrain.model.reward import new_reward_model, score_sequences
 from posttrain.train.contrast import contrast_metrics, find_contrasts, score_contrasts
 from posttrain.train.offline import OfflineSettings
 from posttrain.train.pairs import RenderedPair
 
 MEANS, STDS = torch.tensor([0.0, 10.0]), torch.tensor([1.0, 2.0])
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def settings(micro):

@@ -10,18 +10,10 @@ from rl_batches import make_batch
 from posttrain.algorithms import ppo, remax
 from posttrain.errors import InputError
 from posttrain.model.load import load_model, load_tokenizer, save_model
-from posttrain.model.micro import build_micro
 from posttrain.model.value import ValueHead, ValueModel, load_value_model
 from posttrain.train.critic import critic_module
 from posttrain.train.rl_batch import flatten
 from posttrain.train.rl_step import RlTrainer, StepSettings
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def make_trainer(micro, critic="policy", budget=60, settings=None, lr=1e-3, **config):

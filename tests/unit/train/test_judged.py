@@ -12,20 +12,12 @@ from posttrain.algorithms import kto, needs_of
 from posttrain.checkpoint.folders import CommittedFolders
 from posttrain.errors import InputError
 from posttrain.model.load import load_model
-from posttrain.model.micro import build_micro
 from posttrain.ports import ANSWER
 from posttrain.stages.judged_rows import render_judged
 from posttrain.train import heldout
 from posttrain.train.offline import OfflineSettings
 from posttrain.train.pairs import with_mismatched
 from posttrain.train.preference import answer_logprobs, run_preference
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def write(path, rows):

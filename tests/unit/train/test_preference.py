@@ -13,20 +13,12 @@ from posttrain.checkpoint.folders import CommittedFolders
 from posttrain.config.lora import Lora
 from posttrain.errors import StageFailed
 from posttrain.model.load import load_model, load_state
-from posttrain.model.micro import build_micro
 from posttrain.train.offline import OfflineSettings
 from posttrain.train.preference import REFERENCE_FILE, answer_logprobs, run_preference
 
 FAMILY = (
     "dpo", "dpo_norm", "ipo", "cdpo", "robust_dpo", "simpo", "orpo", "kto", "srpo", "dno"
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def algorithm(name, **settings):

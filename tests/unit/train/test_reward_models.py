@@ -14,7 +14,6 @@ from posttrain.errors import InputError, StageFailed
 from posttrain.model.folders import member_folders, vocabulary_fingerprint
 from posttrain.model.known_prompts import read_known_prompts
 from posttrain.model.load import load_state
-from posttrain.model.micro import build_micro
 from posttrain.model.reward import load_reward_model, new_reward_model, score_sequences
 from posttrain.model.states import mean_states
 from posttrain.reward.fusion import Fusion
@@ -29,13 +28,6 @@ from posttrain.train.reward_models import (
 )
 
 CONTRAST = ("responses", "instructions", "pairs")
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def settings(micro, directory, **changes):

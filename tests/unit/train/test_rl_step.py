@@ -10,17 +10,9 @@ from posttrain.algorithms import grpo
 from posttrain.config.pipeline import OffPolicy
 from posttrain.errors import StageFailed
 from posttrain.model.load import load_model, load_tokenizer
-from posttrain.model.micro import build_micro
 from posttrain.train.rl_batch import flatten
 from posttrain.train.rl_step import RlTrainer, StepSettings
 from posttrain.types import TrainBatch
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 def make_trainer(micro, budget, off_policy=None, optimiser_steps=1, **config):

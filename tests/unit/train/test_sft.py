@@ -13,7 +13,6 @@ from posttrain.config.lora import Lora
 from posttrain.errors import InputError, StageFailed
 from posttrain.model.chat import RenderedRow, render
 from posttrain.model.load import load_model, load_state, load_tokenizer
-from posttrain.model.micro import build_micro
 from posttrain.ports import Objective
 from posttrain.train.offline import OfflineSettings, hold_out
 from posttrain.train.sft import mean_loss, run_sft
@@ -37,13 +36,6 @@ class Recorder:
 
     def series(self, name):
         return {row["step"]: row[name] for row in self.rows if name in row}
-
-
-@pytest.fixture(scope="module")
-def micro(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "micro"
-    build_micro(folder, seed=0)
-    return folder
 
 
 @pytest.fixture(scope="module")
