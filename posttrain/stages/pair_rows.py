@@ -39,6 +39,54 @@ class RenderedPairs:
         return f"{gone} of {total} rows are no comparisons and are left out: {reasons}"
 
 
+class PairRows:
+    """The rows of a stage as they are rendered: kept, left out and counted, or refused."""
+
+    def __init__(
+        self, data: Mapping[str, Any], seed: int, needs: Sequence[str], limit: int
+    ) -> None:
+        """`limit`: most tokens of a row."""
+        from posttrain.prompts.decontamination import TrainingRows
+
+        self._spec = ResolvedData.model_validate(dict(data))
+        self._limit = limit
+        self.source = TrainingRows(self._spec, seed=seed, needs=needs)
+        self.faults: Counter[str] = Counter()
+        self._kept: list[RenderedPair] = []
+        self._too_long: list[tuple[DataRow, int]] = []
+        self._refused: list[tuple[DataRow, str]] = []
+
+    def leave_out(self, row: DataRow, why: str) -> None:
+        """Counted; refused in the end where `data.bad_rows` says so."""
+        self.faults[why] += 1
+        if row.data.bad_rows == "refuse":
+            self._refused.append((row, why))
+
+    def fits(self, row: DataRow, tokens: int) -> bool:
+        """Whether the row may be kept; one that is too long is noted."""
+        if tokens > self._limit:
+            self._too_long.append((row, tokens))
+        return tokens <= self._limit
+
+    def keep(self, pair: RenderedPair) -> None:
+        self._kept.append(pair)
+
+    def finish(self, tokenizer: Any, report_to: str | None, nothing: str) -> RenderedPairs:
+        """All that was kept; `nothing` says what is missing where that is none. Raises InputError
+        for what is refused, and where no answer ends.
+        """
+        self.source.write_report(report_to)
+        if self._refused:
+            raise InputError(_refused_rows(self._refused))
+        refuse_too_long("row-too-long", self._too_long, f"{self._limit} fit")
+        result = RenderedPairs(self._kept, self.faults)
+        if not self._kept:
+            why = f": {result.words}" if self.faults else ""
+            raise InputError(Problem("empty-data", f"{nothing}{why}", file=self._spec.shown))
+        _require_answers_stop(self._kept, tokenizer)
+        return result
+
+
 def render_pairs(
     model_path: str,
     data: Mapping[str, Any],
@@ -58,49 +106,26 @@ def render_pairs(
     InputError.
     """
     from posttrain.model.load import load_tokenizer
-    from posttrain.prompts.decontamination import TrainingRows
     from posttrain.train.pairs import RenderedPair
 
-    spec = ResolvedData.model_validate(dict(data))
-    source = TrainingRows(spec, seed=seed, needs=COLUMNS)
+    rows = PairRows(data, seed, COLUMNS, max_tokens or context_length(model_path))
     render = _Renderer(load_tokenizer(model_path), revision_prompt)
     own = {name: said for name, said in answers.items() if not said.of_next}
-    limit = max_tokens or context_length(model_path)
-    pairs: list[RenderedPair] = []
-    too_long: list[tuple[DataRow, int]] = []
-    faults: Counter[str] = Counter()
-    refused: list[tuple[DataRow, str]] = []
-    for each in source:
+    for each in rows.source:
         found = comparison_of(each.row)
         if isinstance(found, str):
-            faults[found] += 1
-            if each.data.bad_rows == "refuse":
-                refused.append((each, found))
+            rows.leave_out(each, found)
             continue
         pair = RenderedPair(render.answers(found, own))
         if pair.answers["chosen"] == pair.answers["rejected"]:  # once the template has trimmed them
-            faults[comparisons.SAME] += 1
-            continue
-        longest = max(map(pair.length, pair.answers))
-        if longest > limit:
-            too_long.append((each, longest))
-        else:
+            rows.faults[comparisons.SAME] += 1
+        elif rows.fits(each, max(map(pair.length, pair.answers))):
             variants = render.variants(each, found, own, augment, seed) if augment else ()
-            pairs.append(replace(pair, variants=tuple(variants)))
-    source.write_report(report_to)
-    if refused:
-        raise InputError(refused_rows(refused))
-    refuse_too_long("row-too-long", too_long, f"{limit} fit")
-    result = RenderedPairs(pairs, faults)
-    if not pairs:
-        why = f": {result.words}" if faults else ""
-        message = f"no comparison is left{why}"
-        raise InputError(Problem("empty-data", message, file=spec.shown))
-    require_answers_stop(pairs, render.tokenizer)
-    return result
+            rows.keep(replace(pair, variants=tuple(variants)))
+    return rows.finish(render.tokenizer, report_to, "no comparison is left")
 
 
-def require_answers_stop(pairs: Sequence[RenderedPair], tokenizer: Any) -> None:
+def _require_answers_stop(pairs: Sequence[RenderedPair], tokenizer: Any) -> None:
     """An answer that never ends teaches a policy not to stop: the first of each row are looked at.
 
     Raises InputError.
@@ -176,7 +201,7 @@ class _Renderer:
         ]
 
 
-def refused_rows(rows: Sequence[tuple[DataRow, str]]) -> Problem:
+def _refused_rows(rows: Sequence[tuple[DataRow, str]]) -> Problem:
     """The first of the rows that are refused, why, and where others are."""
     row, why = rows[0]
     more = [each.number for each, _ in rows[1:]]
