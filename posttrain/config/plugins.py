@@ -11,9 +11,10 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -53,7 +54,8 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
 """What a plug-in's file has to hold; algorithms are online or offline."""
 
 
-def shipped(kind: str) -> list[str]:
+@cache
+def shipped(kind: str) -> Sequence[str]:
     """Names of the plug-ins that ship with posttrain, without importing any."""
     spec = importlib.util.find_spec(PACKAGES[kind])
     folders = list(spec.submodule_search_locations or ()) if spec else []

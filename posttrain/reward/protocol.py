@@ -36,7 +36,6 @@ model that a good answer was bad.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 import time
@@ -126,12 +125,16 @@ def failed_examples(
 
 def require_ready(reward: Any, config: StrictModel) -> None:
     """Call the reward's `ready`, where it has one, and wait for it; its errors pass through."""
+    import asyncio  # here, because `check` imports this module and asyncio is slow to import
+
     if hasattr(reward, "ready") and inspect.isawaitable(waiting := reward.ready(config)):
         asyncio.run(_awaited(waiting))
 
 
 def score_one(reward: Any, example: Example, config: StrictModel) -> Score:
     """One answer's score in this process; errors of the reward's own pass through."""
+    import asyncio
+
     return asyncio.run(scored_by(reward, config, example.row, example.completion))
 
 
