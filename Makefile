@@ -12,6 +12,9 @@ UV_VERSION := 0.13.8
 FIND_LINKS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 TORCH := $(if $(FIND_LINKS),$(foreach place,$(FIND_LINKS),--find-links $(place)),--torch-backend $(if $(filter gpu,$(EXTRA)),auto,cpu))
 
+# Where it is set, every process of a run compiles all of posttrain again: seconds for each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test setup lint bench chaos clean-env
 quickstart: setup
 	@echo "[2/2] posttrain run quickstart" && $(BIN)/posttrain run quickstart

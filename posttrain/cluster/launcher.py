@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from posttrain.errors import PosttrainError, StageFailed
 from posttrain.ports import EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, OfflineJob, OnlineJob, ScoringJob
 
-TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
+TRAINER_GROUP = "posttrain.cluster.trainer_group"
 COORDINATOR_RESTARTS = 3  # of one stage
 REWARD_RETRIES = 2  # of one group, after the reward worker's process died
 MOST_CALLS = 4096  # calls that wait in the coordinator: one per engine, and the trainer's
@@ -59,6 +60,8 @@ class RayLauncher:
         self._lock = threading.Lock()
         self._running: dict[str, tuple[Path, Any | None]] = {}  # stage: folder, coordinator
         self._stop_asked = False
+        # Seconds, which pass while the rows are checked; the first stage that trains needs it.
+        threading.Thread(target=import_module, args=[TRAINER_GROUP], daemon=True).start()
 
     # -- tracking -------------------------------------------------------------------------------
 
@@ -201,41 +204,11 @@ class RayLauncher:
         together: bool = True,
     ) -> None:
         """`together`: the workers train one model, as ranks of one process group."""
-        from ray.train import RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig
-        from ray.train.v2.api.config import FailureConfig
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError
+        from posttrain.cluster.trainer_group import fit  # imports Ray Train, seconds
 
         self._require_room("trainers", num_workers, num_workers * gpus)
         (directory / FAILURE_FILE).unlink(missing_ok=True)  # of an attempt whose driver was killed
-        group = TorchConfig(backend="nccl" if gpus else "gloo") if together else None
-        trainer = DataParallelTrainer(
-            worker,
-            train_loop_config=config,
-            scaling_config=ScalingConfig(
-                num_workers=num_workers,
-                use_gpu=gpus > 0,
-                resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
-            ),
-            run_config=RunConfig(
-                name="ray_train",
-                storage_path=str(directory),
-                failure_config=FailureConfig(
-                    max_failures=TRAINER_RESTARTS, controller_failure_limit=TRAINER_RESTARTS
-                ),
-            ),
-            backend_config=group,
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            last_line = str(error).strip().splitlines()[-1]
-            raise StageFailed(
-                f"the trainer's process died more than {TRAINER_RESTARTS} times: {last_line}",
-                help="its log is in the run folder's logs/; posttrain resume goes on from the last "
-                "checkpoint",
-            ) from error
+        fit(worker, config, num_workers, gpus, directory, together)
         raise_failure(directory)
 
     def _require_room(self, what: str, cpus: int, gpus: int) -> None:

@@ -1,0 +1,70 @@
+"""A group of trainers, ranks of one process group or not, as one run of Ray Train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from posttrain.errors import StageFailed
+
+TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
+
+
+def fit(
+    worker: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    num_workers: int,
+    gpus: int,
+    directory: Path,
+    together: bool = True,
+) -> None:
+    """Run `worker(config)` in `num_workers` processes of `gpus` GPUs each and wait for all.
+
+    `together`: the workers train one model, as ranks of one process group. A process that dies is
+    started again, all of its group with it. Raises StageFailed where they die too often; errors of
+    the worker's own are for it to leave in `directory`.
+    """
+    trainer = _RowsFromFiles(
+        worker,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=RunConfig(
+            name="ray_train",
+            storage_path=str(directory),
+            failure_config=FailureConfig(
+                max_failures=TRAINER_RESTARTS, controller_failure_limit=TRAINER_RESTARTS
+            ),
+        ),
+        backend_config=TorchConfig(backend="nccl" if gpus else "gloo") if together else None,
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        last_line = str(error).strip().splitlines()[-1]
+        raise StageFailed(
+            f"the trainer's process died more than {TRAINER_RESTARTS} times: {last_line}",
+            help="its log is in the run folder's logs/; posttrain resume goes on from the last "
+            "checkpoint",
+        ) from error
+
+
+class _RowsFromFiles(DataParallelTrainer):
+    """Without the process that hands out Ray Data sets: there are none here, and every group of
+    trainers would wait for that process to start, 3.5 s of its own.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, DatasetsCallback)]
