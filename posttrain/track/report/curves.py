@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-from posttrain.track.formatting import fixed, significant
+from posttrain.track.formatting import fixed, percent, significant
 from posttrain.track.report.figure import Figure, Series, change_in_words, curve_figure
 from posttrain.track.report.optimisation import best_of_n_figures, law_figures
 from posttrain.track.rows import pairs_right
@@ -111,6 +111,7 @@ def _pair_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[
         *_series(stage, "pref/rejected_logprob_per_token", "rejected answers", color=1),
     ]
     found = change_in_words("held-out pairs right", [share for _, share in held_out], shares=True)
+    found += _contrasts_in_words(stage)
     margins = stage.values("pref/heldout_margin")
     chosen = stage.values("pref/chosen_logprob_per_token")
     return [
@@ -137,6 +138,18 @@ def _pair_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[
         ),
         *_supervised_figures(stage, marks),
     ]
+
+
+def _contrasts_in_words(stage: StageView) -> str:
+    """How often an ensemble tells apart two prompts that are alike: `posttrain.ops.contrast`."""
+    answers = stage.values("rm/contrast_responses")
+    prompts = stage.values("rm/contrast_instructions")
+    if not answers or not prompts:
+        return ""
+    return (
+        f"; of two like prompts the fitting answer {percent(answers[-1])}, "
+        f"of two like answers the fitting prompt {percent(prompts[-1])} (chance 50 %)"
+    )
 
 
 def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Figure]:

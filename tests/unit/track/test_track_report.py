@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -13,6 +14,7 @@ from posttrain.track.report import write_report
 from posttrain.track.report.curves import stage_curves
 from posttrain.track.report.figure import Series, change_in_words, curve_figure, thin_indices
 from posttrain.track.run_view import read_run
+from posttrain.track.views import StageView
 
 HOSTILE = "</script><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>&amp;"
 
@@ -208,3 +210,16 @@ def test_notes_are_marks_on_the_curve():
     figure = curve_figure("x", "Loss", [line], y_title="nats", finding="falls", marks=[(2, "a")])
     assert figure.layout["marks"] == [{"x": 2, "text": "a"}]
     assert figure.table.rows == [["1", "3.000"], ["2", "2.000"], ["3", "1.000"]]
+
+
+def test_a_reward_models_curve_says_what_likeness_it_sees_through(tmp_path):
+    rows = [
+        {"axis/step": 10, "rm/0/pair_accuracy": 0.6},
+        {"axis/step": 20, "rm/contrast_responses": 0.9, "rm/contrast_instructions": 0.625},
+    ]
+    stage = StageView("rm", "reward_model", "done", "1", "new", (), tmp_path, rows=rows)
+    stage = replace(stage, metrics={name: value for row in rows for name, value in row.items()})
+    view = read_run(write_run(tmp_path / "run"))
+    finding = stage_curves(stage, view).figures[0].finding
+    assert "like prompts the fitting answer 90 %" in finding
+    assert "like answers the fitting prompt 62 %" in finding
