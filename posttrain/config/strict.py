@@ -14,6 +14,7 @@ class StrictModel(BaseModel):
         allow_inf_nan=False,
         validate_default=True,
         protected_namespaces=(),
+        defer_build=True,  # most kinds of a file that is checked do not occur in it
     )
 
 

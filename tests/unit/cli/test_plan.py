@@ -34,14 +34,42 @@ stages:
     sampling: {max_new_tokens: 2048}
 """
 
+LAPTOP = """\
+name: laptop
+cluster: laptop
+suites:
+  abilities:
+    gain: [microworld/arithmetic]
+    keep: [microworld/copy, microworld/reverse, microworld/sort, microworld/count]
+    prompts_per_task: 256
+stages:
+  blank: {kind: model, from_scratch: micro}
+  base: {kind: sft, uses: sft/pretrain, model: blank, data: microworld/skills}
+  sft: {kind: sft, uses: sft/pretrain, model: base, data: microworld/arithmetic_worked, steps: 600}
+  rlvr:
+    kind: online_rl
+    model: sft
+    algorithm: grpo
+    reward: arithmetic
+    data: microworld/arithmetic
+    batch: {prompts: 32, samples_per_prompt: 8}
+    steps: 60
+    staleness: 1
+    sampling: {max_new_tokens: 32}
+  average: {kind: average, method: linear, pre: sft, post: rlvr, weight_pre: 0.2}
+  final: {kind: evaluate, models: [base, sft, rlvr, average],
+          suite: {use: abilities, prompts_per_task: 1024}}
+"""
+
 
 @pytest.fixture
 def planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., list[str]]:
-    """`planned("quickstart", "--json")`: the lines that plan prints, 80 columns wide."""
+    """`planned("laptop.yaml", "--json")`: the lines that plan prints, 80 columns wide."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
+    Path("laptop.yaml").write_text(LAPTOP)
 
     def run(*arguments: str) -> list[str]:
         assert main(["plan", *arguments]) == 0
@@ -50,11 +78,11 @@ def planned(
     return run
 
 
-def test_the_quickstart(planned: Callable[..., list[str]]) -> None:
-    lines = planned("quickstart")
+def test_a_laptop(planned: Callable[..., list[str]]) -> None:
+    lines = planned("laptop.yaml")
     assert max(len(line) for line in lines) <= 80
     assert lines[:9] == [
-        "quickstart: 6 stages to do, 0 kept",
+        "laptop: 6 stages to do, 0 kept",
         "  blank → base → sft → rlvr → average → final",
         " stage    why     time  work",
         " blank    new        ?",
@@ -64,10 +92,10 @@ def test_the_quickstart(planned: Callable[..., list[str]]) -> None:
         " average  new        ?",
         " final    new        ?  4 models × 5 tasks × 1 024 prompts = 20 480 answers",
     ]
-    assert lines[9:] == QUICKSTART
+    assert lines[9:] == ONE_ENGINE
 
 
-QUICKSTART = [
+ONE_ENGINE = [
     "rlvr on 1 engine + 1 trainer: 32 prompts × 8 samples = 256 rollouts = 1 step = 1",
     "  new weight version; 60 steps = 15 360 rollouts.",
     "  About 34 tokens per rollout: 8.7 k tokens / 1 trainer = 8.7 k each = 2",
@@ -148,7 +176,7 @@ EIGHT_ENGINES = [
 def test_figures_of_an_earlier_run_replace_presets(
     planned: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "runs" / "quickstart" / "rlvr" / "0123456789"
+    folder = tmp_path / "runs" / "laptop" / "rlvr" / "0123456789"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("batch: {prompts: 32, samples_per_prompt: 8}\n")
     row = {
@@ -165,9 +193,9 @@ def test_figures_of_an_earlier_run_replace_presets(
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     samples = [json.dumps({"step": 0, "tokens": tokens}) for tokens in (6, 24) * 32]
     (folder / "samples.jsonl").write_text("\n".join(samples) + "\n")
-    document = json.loads("\n".join(planned("quickstart", "--json")))
+    document = json.loads("\n".join(planned("laptop.yaml", "--json")))
     forecast = document["stages"][3]["forecast"]
-    assert forecast["measured_in"] == "runs/quickstart/rlvr/0123456789"
+    assert forecast["measured_in"] == "runs/laptop/rlvr/0123456789"
     assert {each["source"] for each in forecast["assumptions"]} == {"measured"}
     system = forecast["system"]
     assert system["prompt_tokens"] == pytest.approx(6.0)  # 18 tokens a rollout less 12
@@ -183,8 +211,8 @@ def test_figures_of_an_earlier_run_replace_presets(
 
 
 def test_json_says_the_same(planned: Callable[..., list[str]]) -> None:
-    document = json.loads("\n".join(planned("quickstart", "--json", "--engines", "2")))
-    assert (document["schema"], document["name"]) == (1, "quickstart")
+    document = json.loads("\n".join(planned("laptop.yaml", "--json", "--engines", "2")))
+    assert (document["schema"], document["name"]) == (1, "laptop")
     stages = document["stages"]
     assert [(stage["name"], stage["why"]) for stage in stages][:2] == [
         ("blank", "new"),
@@ -201,20 +229,20 @@ def test_json_says_the_same(planned: Callable[..., list[str]]) -> None:
 def test_kept_stages_and_times_of_last_time(
     planned: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    stages = json.loads("\n".join(planned("quickstart", "--json")))["stages"]
+    stages = json.loads("\n".join(planned("laptop.yaml", "--json")))["stages"]
     for stage, seconds in ((stages[0], 1.0), (stages[1], 49.0)):
-        folder = tmp_path / "runs" / "quickstart" / stage["name"] / stage["identity"]
+        folder = tmp_path / "runs" / "laptop" / stage["name"] / stage["identity"]
         folder.mkdir(parents=True)
         manifest = {"state": "done", "ended": 1.0, "seconds": seconds}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         (folder / "config.yaml").write_text("steps: 500\n")
-    lines = planned("quickstart")
-    assert lines[0] == "quickstart: 4 stages to do, 2 kept"
+    lines = planned("laptop.yaml")
+    assert lines[0] == "laptop: 4 stages to do, 2 kept"
     assert lines[3:5] == [
         " blank    kept        -",
         " base     kept        -  64 rows = 1 step; 600 steps = 38 400 rows",
     ]
-    changed = planned("quickstart", "stages.base.steps=700")
+    changed = planned("laptop.yaml", "stages.base.steps=700")
     assert re.fullmatch(
         r" base     changed: steps 500 → 700, .…     0:49  64 rows = 1 step; 700 steps =",
         changed[4],
