@@ -1,9 +1,9 @@
 """What ensembles are worth where labels are wrong: gold reward against distance, three seeds.
 
-The pipeline `over_optimisation`: one policy, one pool of 4,096 answers to each of 12 held-out
+The pipeline `over_optimisation`: one policy, one pool of 4,096 answers to each of 24 held-out
 prompts, reward models of right labels and of labels of which a quarter is flipped. A seed is one of
 the reward models and of training; the policy and its answers stay. Answers are chosen by one reward
-model, the mean of four, their worst case, and the uncertainty-weighted mean; ReMax is trained on
+model, the mean of five, their worst case, and the uncertainty-weighted mean; ReMax is trained on
 each of the noisy ones with next to no KL penalty.
 
 A run that was stopped goes on: its folder is runs/over_optimisation.
@@ -25,8 +25,8 @@ from benchmarks.figures import Figure, at_least, shown
 SEEDS = (0, 1, 2)
 COMBINED = {
     "single": "one reward model",
-    "mean": "mean of 4",
-    "wco": "worst of 4",
+    "mean": "mean of 5",
+    "wco": "worst of 5",
     "uwo": "uncertainty-weighted",
 }
 CHASED = {
@@ -104,7 +104,7 @@ def compared(found: Sequence[Mapping[str, Points]], chaser: str, labels: str) ->
     lost = [max(gold for _, gold, _ in curve) - curve[-1][1] for curve in singles]
     figures = [shown(f"{what}: gold, {COMBINED[c]}", values, "") for c, values in ends.items()]
     figures.append(shown(f"{what}: gold that one reward model lost from its peak", lost, ""))
-    for combine in ("wco", "uwo"):
+    for combine in ("mean", "wco", "uwo"):
         kept = [own - one for own, one in zip(ends[combine], ends["single"], strict=True)]
         figures.append(at_least(f"{what}: {COMBINED[combine]} minus one reward model", kept, 0, ""))
     return figures
