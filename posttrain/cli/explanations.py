@@ -81,6 +81,15 @@ tokens, and their bounds, exist only where `off_policy.proximal` is recompute or
 0; `kl_estimator` is the loss's. With `lora` the reference is the policy with its adapters off:
 nothing is left to keep or to offload. Averaging methods differ in which of `pre`, `weight_pre` and
 `weights` they look at.""",
+    "restraint-with-lora": """`start_penalty`, `half_fine_tuning` and `ema` are for stages that
+train all weights. With `lora` these stay as they are, and what is trained is a product of two small
+matrices: its distance to the start, its half, and its average are not those of the two matrices.
+LoRA is a restraint by itself.""",
+    "nothing-held-out": """`early_stopping` ends a stage where held-out rows say that it gets no
+better. At most a fifth of the rows is held out, so it takes five rows, and `holdout_rows` above
+0.""",
+    "nothing-to-halve": """Half fine-tuning freezes half of each layer. It knows layers by the
+number in their parameters' names (`model.layers.3.mlp.up_proj.weight`); this model has none.""",
     "nothing-to-interpolate": """`off_policy.proximal: interpolate` guesses the log-probs right
 before a step from a token's age in versions. With `staleness: 0` every token has age 0, and the
 guess is the behaviour policy itself.""",

@@ -152,6 +152,8 @@ def _settings(job: OfflineJob) -> Any:
         seed=job.seed,
         precision=job.precision,
         lora=job.lora,
+        restraints=job.restraints,
+        early_stopping=job.early_stopping,
     )
 
 

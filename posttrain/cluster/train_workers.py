@@ -141,6 +141,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
     from posttrain.model.load import load_model, load_tokenizer
     from posttrain.model.lora import add_adapters
     from posttrain.train.critic import critic_module
+    from posttrain.train.half_fine_tuning import freeze_half, tell_half
     from posttrain.train.ranks import Ranks
     from posttrain.train.reference_weights import reference_weights
     from posttrain.train.rl_loop import RlParts, RlSettings, run_training
@@ -157,6 +158,10 @@ def _train_online(config: Mapping[str, Any]) -> None:
     policy: Any = load_model(job.model_path, "fp32")
     if job.lora is not None:
         add_adapters(policy, job.lora, job.loop.seed)
+    if job.restraints.half_fine_tuning:
+        frozen = freeze_half(policy, job.loop.seed)
+        if ranks.is_first:
+            tell_half(policy, frozen, directory, tracker)
     policy.to(device)
     critic: Any = None
     if job.critic is not None:
@@ -176,6 +181,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
             reward_scale=job.reward_scale,
             max_new_tokens=job.loop.sampling.max_new_tokens,
             off_policy=job.off_policy,
+            restraints=job.restraints,
         ),
         ranks,
         critic,
@@ -198,6 +204,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
                 precision=job.precision,
                 sync_every=job.sync_every,
                 stop_at_members_std=job.stop_at_members_std,
+                stop_at_kl=job.stop_at_kl,
             ),
             RlParts(
                 trainer=trainer,

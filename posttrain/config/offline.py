@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from posttrain.config.data import Data
 from posttrain.config.lora import Lora
 from posttrain.config.plugin import Plugin
+from posttrain.config.restraints import EarlyStopping, RestrainedStage
 from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import StrictModel
 
@@ -61,7 +62,7 @@ class OfflineStage(StageBase):
         return self
 
 
-class SftStage(OfflineStage):
+class SftStage(OfflineStage, RestrainedStage):
     """Supervised fine-tuning: the model learns to give the completions of the rows."""
 
     needs: ClassVar[tuple[str, ...]] = ("prompt", "completion")
@@ -73,6 +74,11 @@ class SftStage(OfflineStage):
     """The offline algorithm and its settings (lr, schedule, ...)."""
     batch: RowBatch = RowBatch()
     """Rows per step."""
+    early_stopping: EarlyStopping | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Ends training where the loss on held-out rows no longer falls (`{patience: 2}`); the stage's
+    model has the weights of the lowest."""
 
 
 class Augment(StrictModel):
@@ -110,7 +116,7 @@ class RewardModelStage(OfflineStage):
     """Trains on misspelt prompts too, with the same two answers (ConvexDA): `{variants: 5}`."""
 
 
-class PreferenceStage(OfflineStage):
+class PreferenceStage(OfflineStage, RestrainedStage):
     """Learns from comparisons directly: the chosen answer likelier, the rejected one less so."""
 
     needs: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
@@ -124,3 +130,8 @@ class PreferenceStage(OfflineStage):
     """The offline algorithm: `dpo`, or `{name: dpo_norm, beta: 5}`."""
     batch: PairBatch = PairBatch()
     """Comparisons per step."""
+    early_stopping: EarlyStopping | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Ends training where no more held-out comparisons are told apart (`{patience: 2}`); the
+    stage's model has the weights that told most apart."""

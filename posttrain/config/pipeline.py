@@ -22,6 +22,7 @@ from posttrain.config.data import Data
 from posttrain.config.lora import Lora
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.plugin import Plugin
+from posttrain.config.restraints import RestrainedStage
 from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import Contradiction, StrictModel, short_form
 from posttrain.config.suites import Recommend, Suite, SuiteUse
@@ -130,7 +131,7 @@ class Heldout(StrictModel):
     """Weight versions between two rounds."""
 
 
-class OnlineRlStage(StageBase):
+class OnlineRlStage(RestrainedStage):
     """Reinforcement learning on the model's own answers."""
 
     kind: Literal["online_rl"]
@@ -155,6 +156,9 @@ class OnlineRlStage(StageBase):
     """With an ensemble as reward: training ends early, with the model as it is then, once its
     members differ by more than this on average for three steps running. 1 is how far the scores of
     ordinary answers differ from one another."""
+    stop_at_kl: float | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """Training ends early, with the model as it is then, once `policy/kl_reference_nats`, the KL of
+    an answer to the stage's starting model, is above so many nats for three steps running."""
     data: Data
     """Rows with `prompt` and whatever the reward reads."""
     batch: RlBatch = RlBatch()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         preferences,
         returns,
         shaping,
+        start_penalty,
         surrogates,
         values,
     )
@@ -53,6 +54,7 @@ __all__ = [
     "preferences",
     "returns",
     "shaping",
+    "start_penalty",
     "surrogates",
     "values",
 ]

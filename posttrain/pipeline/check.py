@@ -18,6 +18,7 @@ from posttrain.config.offline import OfflineStage, PreferenceStage, RewardModelS
 from posttrain.config.pipeline import EvaluateStage, OnlineRlStage, Pipeline
 from posttrain.config.plugin import Plugin, nested_plugins
 from posttrain.config.plugins import Mode, load_plugin, plugin_config, reward_stages
+from posttrain.config.restraints import RestrainedStage
 from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import StrictModel
 from posttrain.config.suggest import did_you_mean
@@ -33,6 +34,7 @@ from posttrain.pipeline.check_data import DataChecker, check_decontaminate
 from posttrain.pipeline.check_models import check_model
 from posttrain.pipeline.check_objectives import wrong_objective
 from posttrain.pipeline.check_online import check_online
+from posttrain.pipeline.check_restraints import check_restraints
 from posttrain.pipeline.graph import Graph, build_graph
 from posttrain.ports import Needs
 from posttrain.prompts.judged import COLUMNS as JUDGED_COLUMNS
@@ -190,6 +192,9 @@ class _Checker:
         if isinstance(stage, OnlineRlStage):
             prompts = self.data.prompts_by_stage.get(name)
             self.problems += check_step(name, stage, prompts, None, self.places)
+        if isinstance(stage, RestrainedStage):
+            num_rows = self.data.rows_by_stage.get(name)
+            self.problems += check_restraints(name, stage, num_rows, self.places)
         if isinstance(stage, EvaluateStage) and stage.suite.use not in self.pipeline.suites:
             help = did_you_mean(stage.suite.use, self.pipeline.suites, "suites here:")
             self.add("unknown-suite", f"no suite `{stage.suite.use}`", f"{prefix}.suite.use", help)

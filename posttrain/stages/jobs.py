@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.config.lora import Lora
 from posttrain.config.offline import Augment
 from posttrain.config.pipeline import OffPolicy
+from posttrain.config.restraints import UNRESTRAINED, EarlyStopping, Restraints
 from posttrain.loop.settings import LoopSettings
 from posttrain.ports import EngineSpec
 from posttrain.types import Prompt
@@ -55,6 +56,7 @@ class OnlineJob:
     algorithm: PluginRef
     scoring: ScoringJob
     stop_at_members_std: float | None  # how far an ensemble's members may differ
+    stop_at_kl: float | None  # nats that an answer may be away from the start
     reward_scale: float
     prompts: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
@@ -71,6 +73,7 @@ class OnlineJob:
     critic: str | None  # `policy`, `head` or a folder; None where the algorithm needs none
     off_policy: OffPolicy
     lora: Lora | None
+    restraints: Restraints
     reference: str  # "keep" or "offload"
     sync_every: int  # steps between two publications
     checkpoint_every: int
@@ -103,3 +106,5 @@ class OfflineJob:
     attempt: int
     members: int = 1  # of an ensemble
     augment: Augment | None = None  # of its prompts
+    restraints: Restraints = UNRESTRAINED
+    early_stopping: EarlyStopping | None = None

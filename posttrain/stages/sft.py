@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from posttrain.config.offline import SftStage
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
@@ -10,6 +12,9 @@ from posttrain.stages.offline_job import offline_job
 
 def run(stage: SftStage, algorithm: PluginRef, context: StageContext) -> str:
     """Train; returns "done" or "stopped"."""
-    return context.launcher.run_offline(
-        offline_job("sft", stage, algorithm, context), context.tracker
+    job = replace(
+        offline_job("sft", stage, algorithm, context),
+        restraints=stage.restraints,
+        early_stopping=stage.early_stopping,
     )
+    return context.launcher.run_offline(job, context.tracker)

@@ -54,7 +54,13 @@ def finished_line(stage: StageView, view: RunView) -> str:
 
 def stage_facts(stage: StageView, view: RunView) -> list[str]:
     """What a stage did, in a few words: its own curve, then what its model can do now."""
-    return [*_training_facts(stage), *_ability_facts(stage, view)]
+    return [*_training_facts(stage), *_early_end(stage), *_ability_facts(stage, view)]
+
+
+def _early_end(stage: StageView) -> list[str]:
+    """Of a stage that ended before its last step: where."""
+    steps = [event.get("step") for event in stage.events if event.get("name") == "stopped-early"]
+    return [f"ended early at step {steps[-1]}"] if steps else []
 
 
 def _training_facts(stage: StageView) -> list[str]:

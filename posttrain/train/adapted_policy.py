@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from posttrain.config.optimiser import OptimiserConfig
+from posttrain.config.restraints import UNRESTRAINED, Restraints
 from posttrain.model.load import DTYPES, save_model
 from posttrain.model.lora import (
     adapted_layers,
@@ -24,11 +25,19 @@ from posttrain.weight_sync.adapter import adapter_tensors, base_checksum
 
 
 def make_policy(
-    model: Any, tokenizer: Any, config: OptimiserConfig, precision: str, ranks: Ranks
+    model: Any,
+    tokenizer: Any,
+    config: OptimiserConfig,
+    precision: str,
+    ranks: Ranks,
+    restraints: Restraints = UNRESTRAINED,
 ) -> Policy:
-    """The policy for a model with adapters (`model.lora.add_adapters`) or without."""
-    kind = AdaptedPolicy if has_adapters(model) else Policy
-    return kind(model, tokenizer, config, precision, ranks)
+    """The policy for a model with adapters (`model.lora.add_adapters`) or without; `restraints` are
+    for a model without.
+    """
+    if has_adapters(model):
+        return AdaptedPolicy(model, tokenizer, config, precision, ranks)
+    return Policy(model, tokenizer, config, precision, ranks, restraints)
 
 
 class AdaptedPolicy(Policy):

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from posttrain import ops
 
+ACCURACY = "pref/heldout_accuracy"
+
 
 def of_pairs(rewards_N2: Tensor, means_N2: Tensor) -> dict[str, float]:
     """Of chosen and rejected answers: `rewards` are log-ratios to the reference (log-probs per
@@ -13,7 +15,7 @@ def of_pairs(rewards_N2: Tensor, means_N2: Tensor) -> dict[str, float]:
     """
     margins_N = rewards_N2[:, 0] - rewards_N2[:, 1]
     return {
-        "pref/heldout_accuracy": ops.preferences.pairs_right(margins_N),
+        ACCURACY: ops.preferences.pairs_right(margins_N),
         "pref/heldout_margin": float(margins_N.mean()),
         "pref/heldout_chosen_logprob_per_token": float(means_N2[:, 0].mean()),
         "pref/heldout_rejected_logprob_per_token": float(means_N2[:, 1].mean()),
@@ -24,7 +26,7 @@ def of_judged(rewards_N: Tensor, means_N: Tensor, good_N: Tensor) -> dict[str, f
     """Of single answers, which are good or bad. Accuracy is over all pairs of a good and a bad one,
     whatever they answer. Means of a kind are left out where there is none of it.
     """
-    found = {"pref/heldout_accuracy": ops.preferences.good_above_bad(rewards_N, good_N)}
+    found = {ACCURACY: ops.preferences.good_above_bad(rewards_N, good_N)}
     kinds = {"good": good_N, "bad": ~good_N}
     for name, those_N in kinds.items():
         if bool(those_N.any()):

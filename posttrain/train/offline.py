@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 import torch
 
 from posttrain.config.lora import Lora
+from posttrain.config.restraints import UNRESTRAINED, EarlyStopping, Restraints
 from posttrain.errors import InputError, Problem
 from posttrain.model.load import DTYPES, load_tokenizer, save_model
 from posttrain.model.lora import adapter_matrices, merged_parameters, save_adapter
-from posttrain.ports import Objective
+from posttrain.ports import Objective, Tracker
+from posttrain.train.early_stopping import HeldoutWatch
+from posttrain.train.half_fine_tuning import freeze_half, tell_half
 
 HELDOUT_EVALUATIONS = 6  # over a stage: before the first step, after the last, four between
 LARGEST_HOLDOUT = 0.2  # share of the rows; a small data set is rather trained on than measured with
@@ -38,6 +41,8 @@ class OfflineSettings:
     precision: str  # "fp32", or "bf16": fp32 weights, bf16 arithmetic, bf16 model folder
     checkpoint_every: int = 200  # steps
     lora: Lora | None = None  # adapters are trained in place of all weights
+    restraints: Restraints = UNRESTRAINED  # without adapters
+    early_stopping: EarlyStopping | None = None
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -59,9 +64,43 @@ def hold_out(rows: Sequence[Row], count: int, seed: int) -> tuple[list[Row], lis
     return training, [rows[number] for number in sorted(chosen)]
 
 
-def evaluate_every(num_steps: int) -> int:
+def evaluate_every(num_steps: int, wanted: EarlyStopping | None = None) -> int:
     """Steps between two looks at the rows held out."""
+    if wanted is not None and wanted.every is not None:
+        return wanted.every
     return -(-num_steps // (HELDOUT_EVALUATIONS - 1))
+
+
+def heldout_watch(
+    settings: OfflineSettings, num_rows: int, num_heldout: int, metric: str, higher_is_better: bool
+) -> HeldoutWatch | None:
+    """What ends the stage early, where that is asked for.
+
+    Raises InputError where no rows are held out.
+    """
+    wanted = settings.early_stopping
+    if wanted is None:
+        return None
+    if num_heldout == 0:
+        raise InputError(
+            Problem(
+                "nothing-held-out",
+                f"`early_stopping` looks at held-out rows, and of {num_rows} rows none is",
+                path="early_stopping",
+                help=f"more rows: {1 / LARGEST_HOLDOUT:.0f} give one; or `holdout_rows`",
+            )
+        )
+    every = evaluate_every(settings.num_steps(num_rows), wanted)
+    return HeldoutWatch(settings.directory, metric, higher_is_better, wanted.patience, every)
+
+
+def prepare_half(model: Any, settings: OfflineSettings, tracker: Tracker) -> None:
+    """Freeze half of the model where that is asked for; before a trainer sees it."""
+    if not settings.restraints.half_fine_tuning:
+        return
+    frozen = freeze_half(model, settings.seed)
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        tell_half(model, frozen, settings.directory, tracker)
 
 
 def training_arguments(

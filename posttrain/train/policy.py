@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from posttrain.config.optimiser import OptimiserConfig
+from posttrain.config.restraints import UNRESTRAINED, Restraints
 from posttrain.model.load import DTYPES, save_model
+from posttrain.train.half_fine_tuning import trained_share
 from posttrain.train.ranks import Ranks
 from posttrain.train.sharding import like, shard, whole
+from posttrain.train.start_point import StartPoint
+from posttrain.train.weight_average import WeightAverage
 
 UNDECAYED_DIMENSIONS = 1  # norms and biases are vectors; matrices are decayed
+AVERAGE_PREFIX = "average."  # of the moving average's weights in a checkpoint
 
 
 class Policy:
@@ -24,7 +29,13 @@ class Policy:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, config: OptimiserConfig, precision: str, ranks: Ranks
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: OptimiserConfig,
+        precision: str,
+        ranks: Ranks,
+        restraints: Restraints = UNRESTRAINED,
     ) -> None:
         # Without dropout: log-probs that are trained on must be those that the engine sampled with.
         self.model = model.eval()
@@ -40,6 +51,15 @@ class Policy:
             betas=(config.beta1, config.beta2),
             eps=config.epsilon,
         )
+        self._trained_share = trained_share(model) if restraints.half_fine_tuning else None
+        self._start: StartPoint | None = None
+        if restraints.start_penalty is not None:
+            self._start = StartPoint(
+                [p for _, p in self._trained()], restraints.start_penalty, self._over_ranks
+            )
+        self._average: WeightAverage | None = None
+        if restraints.ema is not None:
+            self._average = WeightAverage(self._trained(), restraints.ema.decay)
 
     # -- stepping -------------------------------------------------------------------------------
 
@@ -53,6 +73,15 @@ class Policy:
     def zero_gradient(self) -> None:
         self._optimiser.zero_grad(set_to_none=True)
 
+    def restrain_gradient(self) -> dict[str, float]:
+        """Add what is charged for the distance to the start, once the loss's gradient is whole and
+        before it is clipped; metrics. Collective.
+        """
+        found = {} if self._start is None else self._start.add_gradient()
+        if self._trained_share is not None:
+            found["train/trained_share"] = self._trained_share
+        return found
+
     def clip_gradient(self) -> float:
         """Shorten the gradient where it is too long; its length before that. Collective."""
         parameters = list(self.model.parameters())
@@ -60,12 +89,22 @@ class Policy:
 
     def step(self) -> None:
         self._optimiser.step()
+        if self._average is not None:
+            self._average.update()
 
     # -- weights --------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """Every trained parameter by its name, tied ones once: what a checkpoint keeps."""
-        return self._gathered((name, p.detach()) for name, p in self._trained())
+        """Every trained parameter by its name, tied ones once, and their moving average: what a
+        checkpoint keeps.
+        """
+        average = {} if self._average is None else self._average.tensors
+        return self._gathered(
+            [
+                *((name, p.detach()) for name, p in self._trained()),
+                *((f"{AVERAGE_PREFIX}{name}", value) for name, value in average.items()),
+            ]
+        )
 
     def published_weights(self) -> dict[str, Tensor]:
         """The same in the engines' number format: AdamW's small steps vanish in bf16 weights."""
@@ -75,8 +114,14 @@ class Policy:
         )
 
     def export(self, directory: Path) -> None:
-        """Write an ordinary Hugging Face folder. Collective."""
-        state = self.published_weights() if self._ranks.num > 1 else None
+        """Write an ordinary Hugging Face folder, of the moving average where there is one.
+        Collective.
+        """
+        state = None
+        if self._average is not None:
+            state = self._averaged_weights(self._average)
+        elif self._ranks.num > 1:
+            state = self.published_weights()
         self._ranks.from_first(
             lambda: save_model(self.model, self._tokenizer, directory, self._precision, state),
             "writing the model",
@@ -97,6 +142,7 @@ class Policy:
             "optimiser": {"state": moments, "param_groups": state["param_groups"]},
             "random": random,
             "tokens_seen": self.tokens_seen,
+            "average_updates": 0 if self._average is None else self._average.num_updates,
         }
 
     def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -106,6 +152,9 @@ class Policy:
         with torch.no_grad():
             for name, parameter in self._trained():
                 parameter.copy_(like(weights[name], parameter))
+        if self._average is not None:
+            named = {name: weights[f"{AVERAGE_PREFIX}{name}"] for name, _ in self._trained()}
+            self._average.load(named, state["average_updates"])
         saved = state["optimiser"]
         parameters = [p for group in self._optimiser.param_groups for p in group["params"]]
         moments = {
@@ -124,6 +173,17 @@ class Policy:
 
     def _trained(self) -> Iterator[tuple[str, Any]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def _averaged_weights(self, average: WeightAverage) -> dict[str, Tensor]:
+        """The average in the folder's number format; what is not trained as it is."""
+        dtype = DTYPES[self._precision]
+        return self._gathered(
+            (name, average.tensors.get(name, p.detach()).to(dtype))
+            for name, p in self.model.named_parameters()
+        )
+
+    def _over_ranks(self, sums: Tensor) -> Tensor:
+        return self._ranks.all_reduce_sum(sums, "the distance to the start")
 
     def _random_states(self) -> dict[str, Tensor]:
         """Device -> [ranks, bytes]; a GPU's only where one is used."""

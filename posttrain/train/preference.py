@@ -23,9 +23,12 @@ from posttrain.model.lora import add_adapters
 from posttrain.model.packed import packed_forward
 from posttrain.ports import ANSWER, CheckpointFolders, Tracker
 from posttrain.train import heldout
+from posttrain.train.early_stopping import HeldoutWatch
 from posttrain.train.offline import (
     OfflineSettings,
     evaluate_every,
+    heldout_watch,
+    prepare_half,
     training_arguments,
     write_model,
 )
@@ -60,6 +63,7 @@ def run_preference(
     borrowed = {name: said.answer for name, said in answers.items() if said.of_next}
     training, held_out = hold_out_pairs(pairs, settings.holdout_rows, settings.seed)
     training = with_mismatched(training, borrowed) if borrowed else training
+    watch = heldout_watch(settings, len(training), len(held_out), heldout.ACCURACY, True)
     model: Any = load_model(settings.model_path, "fp32")
     require_budget(training, settings.tokens_per_micro_batch, max(len(names), len(detached)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,20 +76,26 @@ def run_preference(
         reference_NS, heldout_NS = _reference(file, model, settings, rows)
     if settings.lora is not None:
         add_adapters(model, settings.lora, settings.seed)
+    prepare_half(model, settings, tracker)
     configs = copy.deepcopy((model.config, model.generation_config))
     trainer = _make_trainer(
         model, settings, training, reference_NS, names, detached, tracker, checkpoints
     )
     trainer.has_reference = has_reference
     measure = _heldout_metrics(model, settings, rows, heldout_NS, has_reference)
-    _add_callback(trainer, measure if held_out else None, settings, len(training), stop_asked)
+    _add_callback(
+        trainer, measure if held_out else None, settings, len(training), stop_asked, watch
+    )
     if not trainer.go_on():
         return "stopped"
     if trainer.is_world_process_zero():
+        trainer.finish(watch)
         model.config, model.generation_config = configs  # without what TRL changed for training
         folder = settings.directory
         write_model(model, settings, folder / "model", folder / "adapter")
         checkpoints.clear()
+        if watch is not None:
+            watch.clear()
         (settings.directory / REFERENCE_FILE).unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
     return "done"
@@ -242,6 +252,7 @@ def _make_trainer(
         tokens_per_micro_batch=settings.tokens_per_micro_batch,
         tracker=tracker,
         checkpoints=checkpoints,
+        restraints=settings.restraints,
     )
     trainer.objective, trainer.names, trainer.detached = settings.objective, names, detached
     trainer.num_answers = len(names)
@@ -270,12 +281,14 @@ def _add_callback(
     settings: OfflineSettings,
     num_rows: int,
     stop_asked: Callable[[], bool],
+    watch: HeldoutWatch | None,
 ) -> None:
     from transformers.trainer_callback import PrinterCallback
 
     from posttrain.train.stage_trainer import StageCallback
 
-    callback = StageCallback(measure, evaluate_every(settings.num_steps(num_rows)), stop_asked)
+    every = evaluate_every(settings.num_steps(num_rows), settings.early_stopping)
+    callback = StageCallback(measure, every, stop_asked, watch)
     callback.trainer = trainer
     trainer.add_callback(callback)
     trainer.remove_callback(PrinterCallback)

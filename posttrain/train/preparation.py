@@ -18,6 +18,7 @@ from posttrain import ops
 from posttrain.algorithms import needs_of
 from posttrain.config.optimiser import OptimiserConfig
 from posttrain.config.pipeline import OffPolicy
+from posttrain.config.restraints import UNRESTRAINED, Restraints
 from posttrain.ports import AdvantageInputs, Advantages
 from posttrain.train.critic import Critic, gather
 from posttrain.train.forward import Forward
@@ -39,6 +40,7 @@ class StepSettings:
     max_new_tokens: int = 0  # limit of one answer
     reward_scale: float = 1.0  # what scores are multiplied with for the algorithm
     off_policy: OffPolicy = field(default_factory=OffPolicy)
+    restraints: Restraints = UNRESTRAINED  # without adapters
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ from posttrain.train.ranks import Ranks
 from posttrain.train.rl_batch import batch_metrics, flatten
 from posttrain.train.rl_step import RlTrainer
 from posttrain.train.rollout_store import rows, write_rollouts
+from posttrain.train.stop_rules import StopWatch, stop_rules
 from posttrain.types import (
-    MEMBERS_STD,
     Prompt,
     Rollout,
     RolloutRef,
@@ -43,7 +43,6 @@ from posttrain.types import (
 LOGPROB_GAP_LIMIT_NATS = {"fp32": 1e-3, "bf16": 0.15}  # largest honest gap, measured per precision
 SAMPLE_TABLES = 10  # sample tables over a stage
 SAMPLE_ROWS = 16
-DIFFERING_STEPS = 3  # so long an ensemble has to differ too much before it ends a stage
 
 Probes = Sequence[tuple[Prompt, RolloutRef]]
 
@@ -59,6 +58,7 @@ class RlSettings:
     precision: str
     sync_every: int = 1  # steps between two publications
     stop_at_members_std: float | None = None  # training ends early where an ensemble differs more
+    stop_at_kl: float | None = None  # or where an answer's KL to the start is more nats
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,9 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
         lambda: parts.port.wait_acknowledged(first), f"the engines to take version {first}"
     )
     saved = step
-    differing = 0  # steps running
-    while step < settings.num_steps and differing < DIFFERING_STEPS:
+    watch = StopWatch(stop_rules(settings.stop_at_members_std, settings.stop_at_kl))
+    reason: str | None = None  # to end before all steps are done
+    while step < settings.num_steps and reason is None:
         with _span(parts, f"wait for batch {step}"):
             batch = _next_batch(parts, step)
         if batch is None:
@@ -98,7 +99,7 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
         with _span(parts, f"step {step}"):
             metrics = _train(settings, parts, batch)
         step += 1
-        differing = differing + 1 if _members_differ(settings, metrics) else 0
+        reason = watch.after(metrics)
         num_syncs, rest = divmod(step, settings.sync_every)
         if rest == 0:
             with _span(parts, f"publish v{step}"):
@@ -113,27 +114,15 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
             with _span(parts, f"save step {step}"):
                 _save(parts, step)
             saved = step
-    if differing == DIFFERING_STEPS:
+    if reason is not None:
         if parts.ranks.is_first:
-            parts.tracker.event("stopped-early", step=step, text=_why_early(settings, metrics))
+            parts.tracker.event("stopped-early", step=step, text=reason)
     elif step < settings.num_steps:
         if saved < step:
             _save(parts, step)
         return "stopped"
     parts.trainer.policy.export(settings.directory / "model")
     return "done"
-
-
-def _members_differ(settings: RlSettings, metrics: Mapping[str, float]) -> bool:
-    most = settings.stop_at_members_std
-    return most is not None and metrics.get(f"reward/{MEMBERS_STD}", 0.0) > most
-
-
-def _why_early(settings: RlSettings, metrics: Mapping[str, float]) -> str:
-    return (
-        f"the reward models differ by {metrics[f'reward/{MEMBERS_STD}']:.2f}, more than "
-        f"{settings.stop_at_members_std:g}, for {DIFFERING_STEPS} steps: training ends here"
-    )
 
 
 @contextmanager

@@ -57,7 +57,9 @@ class RlTrainer:
         self._ranks = ranks or Ranks()
         self._forward = Forward(settings.temperature, settings.precision)
         kept = Reference(reference, self._ranks, self._forward.logprobs)
-        self.policy = make_policy(model, tokenizer, config, settings.precision, self._ranks)
+        self.policy = make_policy(
+            model, tokenizer, config, settings.precision, self._ranks, settings.restraints
+        )
         self._algorithm: Any = algorithm
         self._config: Any = config
         self._settings = settings
@@ -122,6 +124,8 @@ class RlTrainer:
         for micro in part.micro:
             self._accumulate(batch, part, micro, local)
         tally = local.over_ranks(self._ranks, f"numbers of step {batch.step}")
+        if batch.trains_policy:
+            tally.add(self.policy.restrain_gradient())
         norms, loss = [learner.clip_gradient() for learner in learners], tally.sums["train/loss"]
         if not all(map(math.isfinite, (*norms, loss))):
             raise StageFailed(

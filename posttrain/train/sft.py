@@ -14,10 +14,13 @@ from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.model.packed import packed_forward
 from posttrain.ports import CheckpointFolders, Tracker
+from posttrain.train.early_stopping import HeldoutWatch
 from posttrain.train.offline import (
     OfflineSettings,
     evaluate_every,
+    heldout_watch,
     hold_out,
+    prepare_half,
     training_arguments,
     write_model,
 )
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from posttrain.train.sft_trainer import PackedSftTrainer
 
+HELDOUT_LOSS = "sft/heldout_loss"
 IGNORED = -100  # label of tokens that are not trained
 
 
@@ -47,18 +51,25 @@ def run_sft(
     """
     training, heldout = hold_out(rows, settings.holdout_rows, settings.seed)
     _require_budget(rows, settings.tokens_per_micro_batch)
+    watch = heldout_watch(settings, len(training), len(heldout), HELDOUT_LOSS, False)
     model = load_model(settings.model_path, "fp32")  # fp32 weights: bf16 would swallow small steps
     if settings.lora is not None:
         add_adapters(model, settings.lora, settings.seed)
+    prepare_half(model, settings, tracker)
     configs = copy.deepcopy((model.config, model.generation_config))
-    trainer = _make_trainer(model, settings, training, heldout, tracker, stop_asked, checkpoints)
+    trainer = _make_trainer(
+        model, settings, training, heldout, tracker, stop_asked, checkpoints, watch
+    )
     if not trainer.go_on():
         return "stopped"
     if trainer.is_world_process_zero():
+        trainer.finish(watch)
         model.config, model.generation_config = configs  # without what TRL changed for training
         folder = settings.directory
         write_model(model, settings, folder / "model", folder / "adapter")
         checkpoints.clear()
+        if watch is not None:
+            watch.clear()
     trainer.accelerator.wait_for_everyone()
     return "done"
 
@@ -97,6 +108,7 @@ def _make_trainer(
     tracker: Tracker,
     stop_asked: Callable[[], bool],
     checkpoints: CheckpointFolders,
+    watch: HeldoutWatch | None,
 ) -> PackedSftTrainer:
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig
@@ -107,10 +119,11 @@ def _make_trainer(
     def heldout_loss() -> dict[str, float]:
         loss = mean_loss(model, heldout, settings.tokens_per_micro_batch, settings.autocast)
         perplexity = math.exp(min(loss, 700.0))
-        return {"sft/heldout_loss": loss, "sft/heldout_perplexity": perplexity}
+        return {HELDOUT_LOSS: loss, "sft/heldout_perplexity": perplexity}
 
     steps = settings.num_steps(len(training))
-    callback = StageCallback(heldout_loss if heldout else None, evaluate_every(steps), stop_asked)
+    every = evaluate_every(steps, settings.early_stopping)
+    callback = StageCallback(heldout_loss if heldout else None, every, stop_asked, watch)
     packed: dict[str, Any] = {
         "padding_free": True,
         "dataset_kwargs": {"skip_prepare_dataset": True},
@@ -124,6 +137,7 @@ def _make_trainer(
         tokens_per_micro_batch=settings.tokens_per_micro_batch,
         tracker=tracker,
         checkpoints=checkpoints,
+        restraints=settings.restraints,
     )
     trainer.remove_callback(PrinterCallback)
     callback.trainer = trainer

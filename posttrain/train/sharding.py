@@ -37,6 +37,11 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def local(value: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor, any other as it is; in the same memory, no gradient."""
+    return value.to_local().detach() if isinstance(value, DTensor) else value.detach()
+
+
 def like(value: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor, known to every rank, sharded as `parameter` is. No communication."""
     value = value.to(parameter.device)

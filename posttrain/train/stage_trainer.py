@@ -12,7 +12,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from posttrain.config.restraints import UNRESTRAINED, Restraints
 from posttrain.errors import StageFailed
 from posttrain.model.lora import has_adapters
 from posttrain.ports import CheckpointFolders, Tracker
+from posttrain.train.early_stopping import HeldoutWatch
+from posttrain.train.half_fine_tuning import trained_share
+from posttrain.train.start_point import StartPoint
+from posttrain.train.weight_average import WeightAverage
 
 TRAINED = "trained.safetensors"  # in a checkpoint: the adapters, where nothing else is trained
+AVERAGE = "average.safetensors"  # in a checkpoint: the moving average of the weights
 NOT_FINITE_HELP = "lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint"
 
 
@@ -39,16 +45,24 @@ class StageTrainer(Trainer):
         tracker: Tracker,
         checkpoints: CheckpointFolders,
         steps_before: int = 0,
+        restraints: Restraints = UNRESTRAINED,
         **kwargs: Any,
     ) -> None:
-        """`steps_before`: steps of the stage that other trainers made before this one."""
+        """`steps_before`: steps of the stage that other trainers made before this one. The model is
+        the one that the stage starts from.
+        """
         self._budget = tokens_per_micro_batch
         self._tracker = tracker
         self._checkpoints = checkpoints
         self._steps_before = steps_before
         self._tokens_logged = 0
         self._logged_at = time.monotonic()
+        self.ended_early = False
+        self._average: WeightAverage | None = None
+        self._start: StartPoint | None = None
+        self._restraint_metrics: dict[str, float] = {}
         super().__init__(*args, **kwargs)
+        self._restrain(restraints)
 
     def go_on(self) -> bool:
         """Train from the newest checkpoint, or from the start; False where a stop came first."""
@@ -56,8 +70,29 @@ class StageTrainer(Trainer):
         if latest is not None:
             made = int(latest.name.rpartition("-")[2])
             self._tracker.event("restored", step=self._steps_before + made)
+            if self._average is not None:
+                self._average.load(load_file(latest / AVERAGE), made)
         self.train(resume_from_checkpoint=None if latest is None else str(latest))
-        return bool(self.state.global_step >= self.state.max_steps)
+        return self.ended_early or bool(self.state.global_step >= self.state.max_steps)
+
+    def finish(self, watch: HeldoutWatch | None) -> None:
+        """The model gets the weights that the stage gives on: the best measured, or the average.
+
+        On the first rank, once training has ended.
+        """
+        if self._average is not None:
+            with torch.no_grad():
+                for name, parameter in self._trained().items():
+                    parameter.copy_(self._average.tensors[name])
+        best = None if watch is None else watch.restore(self.model)
+        if watch is None or best is None:
+            return
+        step = self._steps_before + self.state.global_step
+        if self.ended_early:
+            self._tracker.event("stopped-early", step=step, text=watch.why(best))
+        elif best.step < self.state.global_step:
+            text = f"{watch.metric} was best at step {best.step}: the stage gives on those weights"
+            self._tracker.event("best-kept", step=step, text=text)
 
     # -- what each trainer says for itself ------------------------------------------------------
 
@@ -88,7 +123,31 @@ class StageTrainer(Trainer):
                 "not changed",
                 help=NOT_FINITE_HELP,
             )
+        if self._start is not None:
+            self._restraint_metrics |= self._start.add_gradient()  # before TRL clips
         return loss
+
+    def after_step(self) -> None:
+        """The weights have changed."""
+        if self._average is not None:
+            self._average.update()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Meanwhile the model has the weights that the stage would give on now."""
+        return nullcontext() if self._average is None else self._average.in_place()
+
+    def trained_weights(self) -> dict[str, Any]:
+        """By name, as the model has them now."""
+        return {name: p.detach() for name, p in self._trained().items()}
+
+    def _restrain(self, restraints: Restraints) -> None:
+        trained = self._trained()
+        if restraints.start_penalty is not None:
+            self._start = StartPoint(trained.values(), restraints.start_penalty)
+        if restraints.ema is not None:
+            self._average = WeightAverage(trained.items(), restraints.ema.decay)
+        if restraints.half_fine_tuning:
+            self._restraint_metrics["train/trained_share"] = trained_share(self.model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One line per step under our names. TRL's own history grows for ever: not kept."""
@@ -109,6 +168,7 @@ class StageTrainer(Trainer):
                 "train/step_time_s": seconds,
                 "train/tokens_per_s": tokens / seconds,
                 "train/peak_memory_bytes": peak_memory_bytes(),
+                **self._restraint_metrics,
                 **self.own_metrics(logs, tokens),
             }
         )
@@ -120,6 +180,10 @@ class StageTrainer(Trainer):
             step=self._steps_before + self.state.global_step,
             tokens=self.state.num_input_tokens_seen,
         )
+
+    def skip_clock(self, seconds: float) -> None:
+        """So long something else was done within the step that is logged next."""
+        self._logged_at += seconds
 
     def start_clock(self) -> None:
         """What was done since the last step (an evaluation, a checkpoint) is no step time."""
@@ -139,6 +203,8 @@ class StageTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
                 written = self._checkpoints.begin(step) / f"checkpoint-{step}"
+                if self._average is not None:
+                    save_file(self._average.tensors, written / AVERAGE)
                 self._checkpoints.commit(step, written)
                 self._tracker.event("saved", step=self._steps_before + step)
             self.accelerator.wait_for_everyone()
@@ -176,9 +242,12 @@ class StageCallback(TrainerCallback):
         heldout: Callable[[], Mapping[str, float]] | None,
         evaluate_every: int,
         stop_asked: Callable[[], bool],
+        watch: HeldoutWatch | None = None,
     ) -> None:
-        """`heldout` gives metrics by full name."""
+        """`heldout` gives metrics by full name; `watch` says when they get no better."""
         self._heldout = heldout
+        self._watch = watch
+        self._evaluated_at = -1
         self._evaluate_every = evaluate_every
         self._stop_asked = stop_asked
         self.trainer: StageTrainer  # set once it exists
@@ -194,7 +263,6 @@ class StageCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.global_step and state.global_step % self._evaluate_every == 0:
-            self._evaluate(state)
             self.trainer.start_clock()
 
     def on_pre_optimizer_step(
@@ -212,27 +280,47 @@ class StageCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._everyone_stops():
+        self.trainer.after_step()
+        no_better = False
+        if state.global_step % self._evaluate_every == 0 or state.global_step >= state.max_steps:
+            began = time.monotonic()
+            no_better = self._evaluate(state) and state.global_step < state.max_steps
+            self.trainer.skip_clock(time.monotonic() - began)
+        asked, no_better = self._of_any_rank(self._stop_asked(), no_better)
+        if no_better:
+            self.trainer.ended_early = True
+            control.should_training_stop = True
+        elif asked:
             control.should_save = True
             control.should_training_stop = True
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if state.global_step >= state.max_steps:
+        # Gone on from the checkpoint of the last step, nothing was left to train.
+        if state.global_step >= state.max_steps and self._evaluated_at != state.global_step:
             self._evaluate(state)
 
-    def _evaluate(self, state: TrainerState) -> None:
-        if self._heldout is not None and state.is_world_process_zero:
-            self.trainer.track(self._heldout())
+    def _evaluate(self, state: TrainerState) -> bool:
+        """Measure on the first rank; whether held-out rows say that training ends here."""
+        self._evaluated_at = state.global_step
+        if self._heldout is None or not state.is_world_process_zero:
+            return False
+        with self.trainer.averaged():
+            metrics = self._heldout()
+            self.trainer.track(metrics)
+            if self._watch is None:
+                return False
+            value = metrics[self._watch.metric]
+            return self._watch.note(state.global_step, value, self.trainer.trained_weights)
 
-    def _everyone_stops(self) -> bool:
-        """All ranks end after the same step, also where one sees the request earlier."""
-        asked = self._stop_asked()
+    def _of_any_rank(self, *flags: bool) -> tuple[bool, ...]:
+        """All ranks end after the same step, also where one sees a reason earlier."""
         if self.trainer.accelerator.num_processes == 1:
-            return asked
-        flag = torch.tensor([float(asked)], device=self.trainer.args.device)
-        return bool(self.trainer.accelerator.reduce(flag, reduction="sum").item() > 0)
+            return flags
+        mine = torch.tensor([float(flag) for flag in flags], device=self.trainer.args.device)
+        total = self.trainer.accelerator.reduce(mine, reduction="sum")
+        return tuple(bool(each > 0) for each in total)
 
 
 def peak_memory_bytes() -> float:

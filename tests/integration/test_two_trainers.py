@@ -30,6 +30,7 @@ COMPARED = {
     "critic-of-its-own": {"algorithm": PPO | {"critic": "policy", "critic_lr": 1e-2}},
     "critic-on-the-policy": {"algorithm": PPO | {"critic": "head"}},
     "offloaded-reference": {"reference": "offload"},
+    "restrained": {"start_penalty": {"l1": 1e-3, "l2": 0.5}, "ema": {}, "half_fine_tuning": True},
     "interpolate": {"off_policy": {"proximal": "interpolate", "level": "sequence"}},
 }
 
@@ -114,7 +115,16 @@ def test_two_ranks_train_as_one_does(groups, name):
     first, second = groups.left(f"two-{name}", 2)
     assert (alone["outcome"], first["outcome"], second["outcome"]) == ("done",) * 3
     assert second["logged"] == []
-    compared = ("train/loss", "train/grad", "policy/", "reward/", "groups/", "tokens")
+    compared = (
+        "train/loss",
+        "train/grad",
+        "train/start",
+        "train/trained_share",
+        "policy/",
+        "reward/",
+        "groups/",
+        "tokens",
+    )
     for mine, both in zip(alone["logged"], first["logged"], strict=True):
         assert sorted(mine) == sorted(both)
         for metric in mine:
@@ -156,6 +166,20 @@ def test_the_model_folder_of_two_ranks_is_an_ordinary_one(groups):
         assert torch.equal(exported[name], value)
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"]
+
+
+def test_two_ranks_write_the_average_and_leave_a_half_alone(groups):
+    alone = load_state(groups.root / "one-restrained" / "model")
+    both = load_state(groups.root / "two-restrained" / "model")
+    start, last = load_state(groups.model), groups.weights("two-restrained", 4)
+    assert both.keys() == alone.keys() == start.keys()
+    assert all(torch.allclose(both[name], alone[name], atol=1e-6) for name in both)
+    same = {name for name in start if torch.equal(both[name], start[name])}
+    assert 10 <= len(same) < len(start) - 10
+    for name in start.keys() - same:  # an average is no last version
+        assert not torch.equal(both[name], last[name])
+    rows = groups.left("two-restrained", 2)[0]["logged"]
+    assert rows[0]["train/start_distance_l2"] == 0 < rows[1]["train/start_distance_l2"]
 
 
 def test_two_ranks_send_adapters_and_write_a_merged_folder(groups):

@@ -20,10 +20,12 @@ from posttrain.algorithms import grpo, ppo
 from posttrain.checkpoint.store import CheckpointStore
 from posttrain.config.lora import Lora
 from posttrain.config.pipeline import OffPolicy
+from posttrain.config.restraints import Ema, Restraints, StartPenalty
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.train.critic import critic_module
+from posttrain.train.half_fine_tuning import freeze_half
 from posttrain.train.ranks import Ranks
 from posttrain.train.reference_weights import reference_weights
 from posttrain.train.rl_loop import RlParts, RlSettings, run_training
@@ -140,6 +142,9 @@ def run(plan):
     policy = load_model(model)
     if "lora" in plan:
         add_adapters(policy, Lora(**plan["lora"]), seed=7)
+    restraints = restraints_of(plan)
+    if restraints.half_fine_tuning:
+        freeze_half(policy, seed=7)
     algorithm = ppo if "critic" in plan["algorithm"] else grpo
     config = algorithm.Config(**plan["algorithm"])
     critic = None
@@ -158,6 +163,7 @@ def run(plan):
             plan.get("precision", "fp32"),
             optimiser_steps=plan.get("optimiser_steps", 1),
             off_policy=OffPolicy(**plan.get("off_policy", {})),
+            restraints=restraints,
         ),
         ranks,
         critic,
@@ -173,6 +179,15 @@ def run(plan):
         outcome = f"{type(error).__name__}: {error.message}"
     found = {"outcome": outcome, "logged": world.logged}
     (folder / f"{plan['name']}-rank-{plan['rank']}.json").write_text(json.dumps(found))
+
+
+def restraints_of(plan):
+    penalty, ema = plan.get("start_penalty"), plan.get("ema")
+    return Restraints(
+        None if penalty is None else StartPenalty(**penalty),
+        plan.get("half_fine_tuning", False),
+        None if ema is None else Ema(**ema),
+    )
 
 
 if __name__ == "__main__":

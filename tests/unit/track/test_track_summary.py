@@ -24,6 +24,16 @@ def test_one_line_per_finished_stage(tmp_path):
     ]
 
 
+def test_a_stage_that_ended_early_says_where(tmp_path):
+    folder = write_run(tmp_path / "quickstart")
+    (events,) = folder.glob("rlvr/*/events.jsonl")
+    with events.open("a") as file:
+        file.write(json.dumps({"time": START, "name": "stopped-early", "step": 40}) + "\n")
+    view = read_run(folder)
+    (line,) = [finished_line(stage, view) for stage in view.stages if stage.name == "rlvr"]
+    assert "KL 2.6 nats   ended early at step 40   arithmetic" in line
+
+
 def test_the_end_of_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     view = read_run(write_run(tmp_path / "runs" / "quickstart"))

@@ -11,6 +11,7 @@ from posttrain.checkpoint.store import CheckpointStore
 from posttrain.errors import WeightsDiffer
 from posttrain.train import rl_loop
 from posttrain.train.rl_loop import RlParts, RlSettings, logprob_gaps, run_training
+from posttrain.train.stop_rules import StopWatch, stop_rules
 from posttrain.types import Prompt, Rollout, RolloutRef, StoredBatch, SyncReport, WeightVersion
 
 PROBE = Rollout("probe", 0, (1,), (5, 6), (1, 1), (-0.25, -0.75), (1, 1), "", "stop")
@@ -320,3 +321,23 @@ def test_an_ensemble_that_differs_too_much_ends_the_stage_with_its_model(diary, 
     assert diary.calls[-1] == ("export", "model")
     (event,) = [call for call in diary.calls if call[:2] == ("event", "stopped-early")]
     assert "differ by 0.90, more than 0.8, for 3 steps" in event[2]["text"]
+
+
+def test_a_policy_too_far_from_its_start_ends_the_stage_with_its_model(diary, tmp_path):
+    nats = iter([1.0, 5.5, 6.0, 4.5, 5.5, 7.0, 5.25, 9.0])
+    diary.step_metrics = lambda: {"policy/kl_reference_nats": next(nats)}
+    assert run(diary, tmp_path, num_steps=20, stop_at_kl=5.0) == "done"
+    assert diary.steps_trained == 7 and diary.calls[-1] == ("export", "model")
+    (event,) = [call for call in diary.calls if call[:2] == ("event", "stopped-early")]
+    text = "the KL to the start is 5.25 nats, more than 5, for 3 steps: training ends here"
+    assert event[2] == {"step": 7, "text": text}
+
+
+def test_two_rules_are_counted_apart():
+    watch = StopWatch(stop_rules(0.8, 5.0))
+    both = [(0.9, 6.0), (0.9, 6.0), (0.1, 6.0)]
+    told = [
+        watch.after({"reward/members_std": std, "policy/kl_reference_nats": kl}) for std, kl in both
+    ]
+    assert told[:2] == [None, None] and "the KL to the start is 6.00 nats" in told[2]
+    assert StopWatch(stop_rules(None, None)).after({"policy/kl_reference_nats": 99.0}) is None
