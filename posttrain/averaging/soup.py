@@ -3,7 +3,8 @@
     θ = Σ_i w_i · θ_i        Σ_i w_i = 1; uniform where no weights are given
 
 Wortsman et al., *Model soups*, arXiv 2203.05482. Assumes one shared start: the mean of models that
-were trained from different random weights is noise. Degenerate case: a weight of 1 gives that model.
+were trained from different random weights is noise. Degenerate case: a weight of 1 gives that
+model.
 
 One bad model spoils a uniform soup. The greedy soup (the paper's recipe 1) begins with the model
 that scores best alone and adds the others in the order of their own scores, each for good if the
@@ -57,9 +58,7 @@ class Tried:
     kept: bool
 
 
-def greedy(
-    alone: Sequence[float], score: Callable[[tuple[int, ...]], float]
-) -> Iterator[Tried]:
+def greedy(alone: Sequence[float], score: Callable[[tuple[int, ...]], float]) -> Iterator[Tried]:
     """The steps of a greedy soup; the last one kept has it. More score is better.
 
     `alone` are the scores of single models; equal ones are taken in the order given. `score` says

@@ -57,7 +57,9 @@ def _questions(prefix: str, stage: AverageStage, pipeline: Pipeline) -> list[Pro
         return [Problem("unused-setting", message, f"{prefix}.recommend", help="leave it out")]
     use = asked_suite(stage, pipeline.suites)
     if use is None:
-        what, key = ("is greedy", "greedy") if stage.greedy else ("names several shares", "weight_pre")
+        what, key = (
+            ("is greedy", "greedy") if stage.greedy else ("names several shares", "weight_pre")
+        )
         message = f"{what}, and no suite says which model to keep"
         help = "suites: {abilities: {gain: [...], keep: [...], tax_since: STAGE}}"
         return [Problem("missing-key", message, f"{prefix}.{key}", help=help)]
