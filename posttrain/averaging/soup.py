@@ -70,7 +70,8 @@ def greedy(alone: Sequence[float], score: Callable[[tuple[int, ...]], float]) ->
     if any(math.isnan(each) for each in alone):
         raise ValueError("a model without a score has no place in the order")
     first, *others = sorted(range(len(alone)), key=lambda model: -alone[model])
-    chosen, best = (first,), alone[first]
+    chosen: tuple[int, ...] = (first,)
+    best = alone[first]
     yield Tried(first, chosen, best, True)
     for model in others:
         soup = (*chosen, model)

@@ -57,9 +57,8 @@ def _questions(prefix: str, stage: AverageStage, pipeline: Pipeline) -> list[Pro
         return [Problem("unused-setting", message, f"{prefix}.recommend", help="leave it out")]
     use = asked_suite(stage, pipeline.suites)
     if use is None:
-        what, key = (
-            ("is greedy", "greedy") if stage.greedy else ("names several shares", "weight_pre")
-        )
+        key = "greedy" if stage.greedy else "weight_pre"
+        what = "adds models while that helps" if stage.greedy else "names several shares"
         message = f"{what}, and no suite says which model to keep"
         help = "suites: {abilities: {gain: [...], keep: [...], tax_since: STAGE}}"
         return [Problem("missing-key", message, f"{prefix}.{key}", help=help)]

@@ -1,4 +1,4 @@
-"""The `average` stage as a greedy soup: every model is asked, and the mean grows by those that help.
+"""The `average` stage as a greedy soup: all models are asked, the mean grows by those that help.
 
     models --> suite --> order, best first --> mean with the next one --> suite --> kept or left out
 

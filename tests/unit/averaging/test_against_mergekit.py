@@ -1,7 +1,7 @@
 """Our merges beside those of mergekit (0.1.5 or newer) on random tensors, where it has the method.
 
-It is no dependency of ours and wants packages of its own; without it these tests are skipped. To run
-them: an environment with `pip install mergekit` and what is installed here, then pytest this file.
+It is no dependency of ours; without it these tests are skipped, and say so. To run them: `pip
+install --no-deps mergekit immutables` beside what is installed here, then pytest this file.
 """
 
 import pytest
@@ -35,7 +35,7 @@ def theirs(name, models, base=None, **parameters):
 
 def by_model(values):
     """Parameters of all models but the base, which is number 0."""
-    return {number: value for number, value in enumerate(values, start=1)}
+    return dict(enumerate(values, start=1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -27,7 +27,7 @@ def test_worked_areas(points, area):
 
 
 def test_another_reference():
-    # Better than 50 % for less than 20 points: 0.1·(0.2 - 0) + 0.2·(0.2 - 0.1); the last is too dear
+    # Above 50 % for less than 20 points: 0.1·(0.2 - 0) + 0.2·(0.2 - 0.1); the last is too dear
     assert hypervolume([(0.6, 0.0), (0.8, 0.1), (0.9, 0.5)], (0.5, 0.2)) == pytest.approx(0.04)
 
 

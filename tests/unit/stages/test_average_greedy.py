@@ -1,4 +1,4 @@
-"""A greedy soup as a stage: who is asked, what is kept, what is written down, what is not redone."""
+"""A greedy soup as a stage: who is asked, what is kept and written down, what is not redone."""
 
 import json
 from pathlib import Path

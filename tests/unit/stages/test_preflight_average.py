@@ -1,4 +1,4 @@
-"""Models of different kinds are refused before the first stage starts, not after the last training."""
+"""Models of different kinds are refused before the first stage starts."""
 
 import json
 
@@ -56,5 +56,5 @@ def test_other_architectures_and_quantized_weights(tmp_path):
     assert [problem.partition("\n")[0] for problem in found] == [
         "error[quantized-weights] stages.merged: `small` has quantized weights, and those cannot "
         "be averaged",
-        "error[other-architecture] stages.merged: model_type is mamba in `state`, llama in `rlvr`",
+        "error[other-architecture] stages.merged: model_type is mamba in `state`, qwen3 in `rlvr`",
     ]
