@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from track_run_folder import write_run
 
 from posttrain.track.gains import parent_model
 from posttrain.track.report.fronts import (
@@ -13,8 +14,9 @@ from posttrain.track.report.fronts import (
     front_points,
     front_traces,
 )
-from posttrain.track.report.pareto import Point, _is_dominated
+from posttrain.track.report.pareto import Point, _is_dominated, pareto_figure
 from posttrain.track.report.soups import SoupRow, soup_rows
+from posttrain.track.run_view import read_run
 from posttrain.track.views import RunView, StageView
 
 
@@ -81,6 +83,17 @@ def test_the_area_of_each_line(view):
         "average layerwise 73.40 %, average linear 68.40 %"
     )
     assert areas_in_words({}) == ""
+
+
+def test_the_picture_says_it(view, tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    found = read_run(run)
+    before = pareto_figure(found)
+    assert before is not None and "averaged over bounds" not in before.finding
+    with_front = pareto_figure(replace(found, stages=(*found.stages, view.stage("average"))))
+    assert with_front is not None
+    assert with_front.finding.startswith(f"{before.finding}; gain to be had, averaged over bounds")
+    assert with_front.finding.endswith("average layerwise 73.40 %, average linear 68.40 %")
 
 
 def test_steps_of_a_greedy_soup(view, tmp_path: Path):
