@@ -186,6 +186,9 @@ never learns to stop, and every answer would be cut at the limit.""",
     "shapes-differ": """Weights can be averaged only between models of the same shape: the same
 base, the same number of added tokens, and the same tensors under the same names. Nothing was
 written.""",
+    "quantized-weights": """Quantized weights are stored as small whole numbers with scales beside
+them. Averaging needs the numbers that they stand for: name the model that was quantized, average,
+and quantize the result.""",
     "no-answers": """Some averaging methods look for their coefficients on answers of the trained
 model. An online_rl stage leaves such; for any other model let a generate stage ask it, and name
 that stage under `samples`.""",

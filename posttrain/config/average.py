@@ -44,8 +44,8 @@ class AverageStage(StageBase):
     """The share of `pre`: 0 is `post` itself. A list makes a model of each, asks them all the
     questions of `suite`, and keeps the one that `recommend` says."""
     suite: Annotated[SuiteUse, short_form("use")] | None = None
-    """With a list of shares: what the models are asked; the pipeline's first suite where not
-    given."""
+    """With a list of shares, or `greedy`: what the models are asked; the pipeline's first suite
+    where not given."""
     recommend: Recommend = Recommend()
     """With a list of shares: which model to keep, by gain and tax."""
     models: list[str] | None = Field(default=None, min_length=1)
@@ -53,6 +53,9 @@ class AverageStage(StageBase):
     the tokenizer of the first."""
     weights: list[float] | None = None
     """One for each of `models`; without them all count alike."""
+    greedy: bool = False
+    """With `method: soup`: ask every one of `models` the questions of `suite`, and add them to the
+    mean one by one, the best first; one that lowers the gain stays out."""
     samples: Annotated[AnswerSamples, short_form("stage")] = AnswerSamples()
     """Answers on which `layerwise` and `adamerging` find their coefficients; the others look at
     none."""
@@ -77,6 +80,18 @@ class AverageStage(StageBase):
                 f"{len(self.weights)} weights for {len(self.models or ())} models",
                 "one weight for each of `models`",
             )
+        if self.greedy and self.weights is not None:
+            raise Contradiction(
+                "`weights` beside `greedy`", "one of the two: a greedy soup counts all alike"
+            )
+        return self._different()
+
+    def _different(self) -> AverageStage:
+        """A model beside itself has nothing to say: a slip of the pen."""
+        given = [*self.merged, *([self.pre] if self.pre is not None else [])]
+        twice = next((name for name in given if given.count(name) > 1), None)
+        if twice is not None:
+            raise Contradiction(f"names `{twice}` twice", "different stages")
         return self
 
     @property
@@ -87,6 +102,11 @@ class AverageStage(StageBase):
     @property
     def is_sweep(self) -> bool:
         return isinstance(self.weight_pre, list)
+
+    @property
+    def asks(self) -> bool:
+        """Whether models are asked questions here, to choose among them."""
+        return self.is_sweep or self.greedy
 
     @property
     def merged(self) -> list[str]:

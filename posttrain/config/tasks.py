@@ -51,12 +51,12 @@ def suite_tasks(suite: Suite) -> list[str]:
 
 
 def asked_suite(stage: StageBase, suites: Mapping[str, Suite]) -> SuiteUse | None:
-    """The suite that a stage asks itself: of an evaluation, and of an average that makes several
-    models to choose from, where it is the first one unless it says so.
+    """The suite that a stage asks itself: of an evaluation, and of an average that chooses among
+    models, where it is the first one unless it says so.
     """
     if isinstance(stage, EvaluateStage):
         return stage.suite
-    if not isinstance(stage, AverageStage) or not stage.is_sweep:
+    if not isinstance(stage, AverageStage) or not stage.asks:
         return None
     return stage.suite or next((SuiteUse(use=name) for name in suites), None)
 

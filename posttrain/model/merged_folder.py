@@ -114,12 +114,20 @@ def merge_folders(
 def check_alike(sources: MergeSources) -> None:
     """Raise InputError with everything that keeps the models from being merged."""
     first, *others = sources.everything
-    problems = [problem for other in others for problem in _differences(other, first)]
+    problems = [problem for model in sources.everything for problem in _packed(model)]
+    problems += [problem for other in others for problem in _differences(other, first)]
     if problems:
         raise InputError(problems)
 
 
 # -- checks -------------------------------------------------------------------------------------
+
+
+def _packed(model: StoredModel) -> Iterator[Problem]:
+    """Of quantized weights: whole numbers that stand for others say nothing when they are mixed."""
+    if "quantization_config" in read_json(model.folder / "config.json"):
+        message = f"`{model.label}` has quantized weights, and those cannot be averaged"
+        yield Problem("quantized-weights", message, help="the model that it was quantized from")
 
 
 def _differences(one: StoredModel, other: StoredModel) -> Iterator[Problem]:
@@ -139,7 +147,8 @@ def _differences(one: StoredModel, other: StoredModel) -> Iterator[Problem]:
         yield Problem("other-tokenizer", message, help="average models of one family")
     found = list(_tensor_differences(one, other))
     if found:
-        more = f"; so do {len(found) - 1} more" if len(found) > 1 else ""
+        count = len(found) - 1
+        more = f" ({count} more tensor{'s differ' if count > 1 else ' differs'})" if count else ""
         yield Problem(
             "shapes-differ", f"{found[0]}{more}; nothing is written", help=_cure(one, other)
         )

@@ -21,10 +21,15 @@ def check_average(
     prefix, method = f"stages.{name}", stage.method.name
     if needs.pair != (stage.models is None):
         return [placed(_other_form(prefix, method, needs), places)]
-    sweep = _sweep(prefix, stage, pipeline)
-    found = (
-        sweep if needs.pair else [*_models(prefix, stage, needs), *_weights(prefix, stage, needs)]
-    )
+    if not needs.pair:
+        found = [*_models(prefix, stage, needs), *_weights(prefix, stage, needs)]
+    elif stage.greedy:
+        message = f"`{method}` mixes `pre` and `post`: there are no models to choose from"
+        help = "method: soup, models: [A, B, ...]"
+        found = [Problem("bad-value", message, f"{prefix}.greedy", help=help)]
+    else:
+        found = []
+    found += _questions(prefix, stage, pipeline)
     if needs.answers and stage.samples.stage is None:
         last = pipeline.stages.get(stage.merged[0])
         if last is not None and not isinstance(last, OnlineRlStage):
@@ -36,26 +41,39 @@ def check_average(
     return [placed(problem, places) for problem in found]
 
 
-def _sweep(prefix: str, stage: AverageStage, pipeline: Pipeline) -> list[Problem]:
-    """Of several shares one is kept: by what its model can do."""
-    given = stage.model_fields_set & {"suite", "recommend"}
-    if not stage.is_sweep:
-        message = "of one share there is nothing to choose"
-        help = "weight_pre: [0.1, 0.2, 0.3], or leave it out"
+def _questions(prefix: str, stage: AverageStage, pipeline: Pipeline) -> list[Problem]:
+    """Of several models some are kept: by what they can do."""
+    given = sorted(stage.model_fields_set & {"suite", "recommend"})
+    if not stage.asks:
+        if stage.models is None:
+            message = "of one share there is nothing to choose"
+            help = "weight_pre: [0.1, 0.2, 0.3], or leave it out"
+        else:
+            message = "all of `models` are merged, there is nothing to choose"
+            help = "greedy: true (with method: soup), or leave it out"
         return [Problem("unused-setting", message, f"{prefix}.{key}", help=help) for key in given]
+    if stage.greedy and "recommend" in given:
+        message = "a greedy soup has a rule of its own: what lowers the gain stays out"
+        return [Problem("unused-setting", message, f"{prefix}.recommend", help="leave it out")]
     use = asked_suite(stage, pipeline.suites)
     if use is None:
-        message = "names several shares, and no suite says which model to keep"
+        key = "greedy" if stage.greedy else "weight_pre"
+        what = "adds models while that helps" if stage.greedy else "names several shares"
+        message = f"{what}, and no suite says which model to keep"
         help = "suites: {abilities: {gain: [...], keep: [...], tax_since: STAGE}}"
-        return [Problem("missing-key", message, f"{prefix}.weight_pre", help=help)]
+        return [Problem("missing-key", message, f"{prefix}.{key}", help=help)]
     suite = pipeline.suites.get(use.use)
     if suite is None:
         help = did_you_mean(use.use, pipeline.suites, "suites here:")
         return [Problem("unknown-suite", f"no suite `{use.use}`", f"{prefix}.suite.use", help=help)]
-    if suite.tax_since is None or not suite.gain:
+    if not suite.gain or (suite.tax_since is None and stage.is_sweep):
         missing = "tax_since" if suite.gain else "gain"
         message = f"`{use.use}` has no `{missing}`, so the models cannot be compared"
         return [Problem("missing-key", message, f"suites.{use.use}", help=f"{missing}: ...")]
+    if all(task in suite.tasks and suite.tasks[task].reward is None for task in suite.gain):
+        message = f"every gain task of `{use.use}` is a perplexity, which is no gain"
+        help = "a task with a reward among `gain`"
+        return [Problem("bad-value", message, f"suites.{use.use}.gain", help=help)]
     return []
 
 
@@ -92,6 +110,9 @@ def _models(prefix: str, stage: AverageStage, needs: AveragingNeeds) -> list[Pro
         message = f"`{method}` does not look at `weight_pre`"
         help = "leave it out" if needs.weights == "none" else "weights: one for each of `models`"
         found.append(Problem("unused-setting", message, f"{prefix}.weight_pre", help=help))
+    if stage.greedy and needs.weights != "shares":
+        message = f"`{method}` is no mean of its models, so none can be added to it"
+        found.append(Problem("bad-value", message, f"{prefix}.greedy", help="method: soup"))
     return found
 
 
@@ -105,6 +126,8 @@ def _weights(prefix: str, stage: AverageStage, needs: AveragingNeeds) -> list[Pr
     if needs.weights != "any" and min(stage.weights) < 0:
         message = f"`{method}` needs weights of 0 or more"
         return [Problem("bad-value", message, key, help="or method: task_arithmetic")]
+    if not any(stage.weights):
+        return [Problem("bad-value", "all are 0: no model counts", key, help="weights above 0")]
     if needs.weights == "shares" and not math.isclose(total, 1.0, abs_tol=1e-6):
         shares = [round(weight / total, 4) for weight in stage.weights] if total else []
         help = f"weights: {shares}" if total else "weights that sum to 1"

@@ -118,7 +118,7 @@ def _name_averaged(config: dict[str, Any], stage: AverageStage, inputs: Mapping[
     if not stage.is_sweep:
         config["recommend"] = None
     config["suite"] = None  # its questions count, by their fingerprint
-    for key in ("models", "weights", "samples", "recommend", "suite"):
+    for key in ("models", "weights", "greedy", "samples", "recommend", "suite"):
         if not config[key]:
             del config[key]
 

@@ -26,6 +26,8 @@ def preflight_requests(plan: RunPlan) -> list[PreflightRequest]:
         for name in asked_suites(plan, planned):
             if origin is not None:
                 suites.setdefault(name, origin)
+        if not planned.kept and isinstance(planned.stage, AverageStage):
+            requests += _average_requests(plan, planned.name, planned.stage)
         if planned.kept or origin is None:
             continue
         if not any(part.stage for part in _parts(planned.stage)):  # else its rows are yet to come
@@ -78,6 +80,19 @@ def _row_requests(plan: RunPlan, planned: PlannedStage, origin: Origin) -> list[
             PreflightRequest(planned.name, "prompts", origin, data, max_tokens, reward=reward)
         )
     return requests
+
+
+def _average_requests(plan: RunPlan, name: str, stage: AverageStage) -> list[PreflightRequest]:
+    """Where the models descend from different ones: then they may be of different kinds."""
+    origins: dict[Origin, str] = {}  # and the first stage of each
+    for model in [*stage.merged, *([stage.pre] if stage.pre is not None else [])]:
+        origin = origin_of(plan, plan[model].stage)
+        if origin is not None:
+            origins.setdefault(origin, model)
+    if len(origins) < 2:
+        return []
+    averaged = tuple((model, origin) for origin, model in origins.items())
+    return [PreflightRequest(name, "average", averaged=averaged, place=f"stages.{name}")]
 
 
 def _reward_requests(planned: PlannedStage) -> list[PreflightRequest]:

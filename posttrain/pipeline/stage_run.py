@@ -25,6 +25,7 @@ from posttrain.pipeline.provenance import git_state, machine, versions
 from posttrain.pipeline.store import RunFolder, StageFolder, read_json, write_json
 from posttrain.stages import (
     average,
+    average_greedy,
     average_sweep,
     best_of_n,
     evaluate,
@@ -122,11 +123,13 @@ class StageRunner:
             write_json(context.directory / "measurements.json", result)
             return "done"
         if isinstance(stage, AverageStage):
-            if stage.is_sweep:
+            if stage.asks:
                 use = asked_suite(stage, self.plan.suites)
                 assert use is not None and planned.suite is not None
                 asked = (use.use, planned.suite, planned.suite_fingerprint)
                 method = plugins["method"]
+                if stage.greedy:
+                    return average_greedy.run(stage, method, *asked, self.evaluator, context)
                 outcome, front = average_sweep.run(stage, method, *asked, self.evaluator, context)
                 write_json(context.directory / average_sweep.FRONT, front)
                 return outcome

@@ -3,14 +3,15 @@
     shares x (the method, and one share for all layers beside it) --> models --> suite --> front
 
 The front is every model's gain and tax: what each share buys, and whether the method buys it for
-less than uniform averaging does. Kept is the model of the method that the rule says; the others are
-removed, for they can be made again from what is written down.
+less than uniform averaging does; one number says so of a whole line, its hypervolume. Kept is the
+model of the method that the rule says; the others are removed, for they can be made again from what
+is written down.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from posttrain.config.average import AverageStage
 from posttrain.config.plugins import load_plugin
 from posttrain.config.suites import Suite
 from posttrain.errors import StageFailed
+from posttrain.model.folders import put_in_place
+from posttrain.ops import fronts
 from posttrain.stages.average import average_folders, average_job
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
@@ -75,7 +78,13 @@ def run(
     choice = recommend(stage.recommend, suite, own | {suite.tax_since: since})
     kept = next((each for each in candidates if each.name == choice.stage), None)
     told = [points[each.name] | {"chosen": each is kept} for each in candidates]
-    front = {"schema": 1, "suite": use, "points": told, "why": choice.why}
+    front = {
+        "schema": 1,
+        "suite": use,
+        "points": told,
+        "hypervolume": _hypervolume(told),
+        "why": choice.why,
+    }
     if kept is None:
         most = stage.recommend.tax_at_most
         raise StageFailed(
@@ -83,7 +92,7 @@ def run(
             f"`{suite.tax_since}`",
             help="larger shares of `pre`, or recommend: {tax_at_most: ...} of the stage",
         )
-    kept.folder.replace(context.directory / "model")
+    put_in_place(kept.folder, context.directory / "model")
     shutil.rmtree(context.directory / "shares")
     return "done", front
 
@@ -115,6 +124,17 @@ def _point(made: Candidate, suite: Suite, since: Measurement, found: Measurement
         "gain": found.gain.as_dict() if found.gain else None,
         "tax": cost.as_dict() if cost else None,
     }
+
+
+def _hypervolume(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of each method's line, in shares squared; of models that have both a gain and a tax."""
+    lines: dict[str, list[fronts.Point]] = {point["method"]: [] for point in points}
+    for point in points:
+        if point["gain"] is not None and point["tax"] is not None:
+            lines[point["method"]].append((point["gain"]["value"], point["tax"]["value"]))
+    gain, tax = fronts.WORST
+    areas = {method: fronts.hypervolume(line) for method, line in lines.items()}
+    return {"reference": {"gain": gain, "tax": tax}, "of": areas}
 
 
 def _in_points(point: Mapping[str, Any]) -> dict[str, float]:

@@ -58,7 +58,7 @@ class PreflightRequest:
     """One thing to look at, for one stage."""
 
     stage: str
-    kind: str  # "sft", "pairs", "online_rl", "prompts", "suite" or "reward"
+    kind: str  # "sft", "pairs", "online_rl", "prompts", "average", "suite" or "reward"
     origin: Origin | None = None
     data: Mapping[str, Any] | None = None  # DataSpec
     max_tokens: int | None = None  # of a row (sft) or of an answer
@@ -69,6 +69,7 @@ class PreflightRequest:
     budget_tokens: int = 0  # of its micro-batches
     online: OnlineRlStage | None = None  # of an online_rl stage, with where its keys stand
     places: Places | None = None
+    averaged: tuple[tuple[str, Origin], ...] = ()  # stages with different origins, and these
 
 
 def preflight_problems(requests: list[PreflightRequest], launcher: Launcher) -> ProblemList:
@@ -93,6 +94,8 @@ def inspect(requests: list[PreflightRequest]) -> list[Problem]:
             try:
                 if request.kind == "reward":
                     _look_at_reward(request)
+                elif request.kind == "average":
+                    _look_at_origins(request, Path(scratch))
                 else:
                     assert request.origin is not None
                     folder = tokenizer_folder(request.origin, Path(scratch))
@@ -255,6 +258,19 @@ def _seen_all(prompts: Sequence[Prompt], data: DataSpec, few: DataSpec) -> bool:
         part.take == data.parts[name].take or seen[name] < (part.take or 0)
         for name, part in few.parts.items()
     )
+
+
+def _look_at_origins(request: PreflightRequest, scratch: Path) -> None:
+    """Models that are averaged must be alike, and training changes no shapes: those that they
+    descend from tell it. Only headers of weights are read.
+    """
+    from posttrain.model.merged_folder import MergeSources, check_alike
+    from posttrain.model.stored_tensors import stored_model
+
+    stored = [
+        stored_model(tokenizer_folder(origin, scratch), stage) for stage, origin in request.averaged
+    ]
+    check_alike(MergeSources(tuple(stored)))
 
 
 def _look_at_reward(request: PreflightRequest) -> None:

@@ -33,8 +33,8 @@ def recommend(rule: Recommend, suite: Suite, measured: Mapping[str, Measurement]
 
     Choosing and reporting on the same answers would flatter whichever model was lucky on them.
     """
-    chosen_on = {name: _half(m.tasks, 0) for name, m in measured.items()}
-    reported_on = {name: _half(m.tasks, 1) for name, m in measured.items()}
+    chosen_on = {name: half_of(m.tasks, 0) for name, m in measured.items()}
+    reported_on = {name: half_of(m.tasks, 1) for name, m in measured.items()}
     best: tuple[float, str] | None = None
     for name, results in chosen_on.items():
         gain = points(suite.gain, results)
@@ -66,7 +66,10 @@ def _tax(
     return before.value - now.value if before and now else None
 
 
-def _half(results: Mapping[str, TaskResult], parity: int) -> dict[str, TaskResult]:
+def half_of(results: Mapping[str, TaskResult], parity: int) -> dict[str, TaskResult]:
+    """Every second answer of each task, from the first (parity 0: to choose on) or the second one
+    (1: to report); of accuracies, the only ones that count in points.
+    """
     return {
         name: TaskResult("accuracy", statistics.share(half), len(half), half)
         for name, result in results.items()

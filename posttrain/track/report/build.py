@@ -32,6 +32,7 @@ from posttrain.track.report.lineage import environment, lineage
 from posttrain.track.report.pareto import pareto_figure
 from posttrain.track.report.rewards import reward_rows
 from posttrain.track.report.sample_pairs import before_and_after, stage_samples
+from posttrain.track.report.soups import soup_rows
 from posttrain.track.report.timeline import stage_timelines
 from posttrain.track.run_view import read_run
 from posttrain.track.views import RunView
@@ -98,6 +99,7 @@ def _sections(view: RunView) -> dict[str, Any]:
         "graph": graph_drawing(view),
         "cost": cost_table(view),
         "pareto": pareto,
+        "soups": soup_rows(view),
         "curves": curves,
         "curve_names": {curve.stage.name for curve in curves},
         "ages": ages,

@@ -9,7 +9,7 @@ from typing import Any
 from posttrain.track.formatting import half_width
 from posttrain.track.gains import ModelRow, gain_table
 from posttrain.track.report.figure import DataTable, Figure, plot_text, rounded
-from posttrain.track.report.fronts import front_points, front_traces
+from posttrain.track.report.fronts import areas_in_words, front_areas, front_points, front_traces
 from posttrain.track.summary import recommended_model
 from posttrain.track.views import RunView
 
@@ -42,10 +42,11 @@ def pareto_figure(view: RunView) -> Figure | None:
     taken = recommended_model(view)
     names = [point.name for point in models]
     chosen = names.index(taken) if taken in names else None
+    areas = areas_in_words(front_areas(front))
     return Figure(
         id="pareto",
         title="Gain against tax: up and left is better",
-        finding=_finding(models, chosen),
+        finding="; ".join(filter(None, (_finding(models, chosen), areas))),
         data=[_models_trace(models, below, chosen), *front_traces(front, below)],
         layout={
             "xaxis": {"title": {"text": "tax (points)"}, "rangemode": "tozero"},

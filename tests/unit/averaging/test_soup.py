@@ -42,22 +42,42 @@ def test_weights_that_do_not_sum_to_1(versions):
 
 def test_greedy_takes_what_does_not_harm():
     scores = {
-        (0,): 0.5, (1,): 0.7, (2,): 0.6, (3,): 0.65,
         (1, 3): 0.7,  # as good: kept
         (1, 3, 2): 0.6,  # worse: left out
         (1, 3, 0): 0.8,  # better, though it is the worst alone
-    }  # fmt: skip
+    }
     asked = []
 
     def score(models):
         asked.append(models)
         return scores[models]
 
-    assert soup.greedy(4, score) == (1, 3, 0)
-    assert len(asked) == 7
+    assert list(soup.greedy([0.5, 0.7, 0.6, 0.65], score)) == [
+        soup.Tried(1, (1,), 0.7, True),
+        soup.Tried(3, (1, 3), 0.7, True),
+        soup.Tried(2, (1, 3, 2), 0.6, False),
+        soup.Tried(0, (1, 3, 0), 0.8, True),
+    ]
+    assert asked == list(scores)
+
+
+def test_equal_models_are_tried_in_their_order():
+    tried = soup.greedy([0.5, 0.5, 0.5], lambda models: 0.0)
+    assert [(each.model, each.kept) for each in tried] == [(0, True), (1, False), (2, False)]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.randoms())
+def test_greedy_is_never_worse_than_the_best_model(alone, rng):
+    tried = list(soup.greedy(alone, lambda models: rng.random()))
+    kept = [each for each in tried if each.kept]
+    assert kept[-1].score == max(each.score for each in kept) >= max(alone)
+    assert sorted(each.model for each in tried) == list(range(len(alone)))
+    assert set(kept[-1].soup) == {each.model for each in kept}
 
 
 def test_greedy_of_one_and_of_none():
-    assert soup.greedy(1, lambda _: 0.0) == (0,)
+    assert list(soup.greedy([0.0], lambda _: 0.0)) == [soup.Tried(0, (0,), 0.0, True)]
     with pytest.raises(ValueError, match="at least one model"):
-        soup.greedy(0, lambda _: 0.0)
+        list(soup.greedy([], lambda _: 0.0))
+    with pytest.raises(ValueError, match="without a score"):
+        list(soup.greedy([0.5, float("nan")], lambda _: 0.0))

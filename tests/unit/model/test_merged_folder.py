@@ -127,7 +127,7 @@ def test_missing_tensors_are_named(tmp_path):
     sft = write_folder(tmp_path / "sft", {"v": torch.zeros(1), **WEIGHT})
     rlvr = write_folder(tmp_path / "rlvr", {"x": torch.zeros(1), **WEIGHT})
     assert refused(tmp_path, sft, rlvr) == [
-        ("shapes-differ", "`v` is only in `sft`; so do 1 more; nothing is written")
+        ("shapes-differ", "`v` is only in `sft` (1 more tensor differs); nothing is written")
     ]
 
 
@@ -147,6 +147,36 @@ def test_embeddings_tied_in_one_model_only(tmp_path):
     rlvr = write_folder(tmp_path / "rlvr", WEIGHT, tie_word_embeddings=False)
     assert refused(tmp_path, sft, rlvr) == [
         ("other-architecture", "tie_word_embeddings is True in `sft`, False in `rlvr`")
+    ]
+
+
+def test_a_head_of_its_own_where_config_does_not_say_that_the_other_is_tied(tmp_path):
+    head = {"lm_head.weight": torch.zeros(2, 2)}
+    sft = write_folder(tmp_path / "sft", WEIGHT, tie_word_embeddings=True)
+    rlvr = write_folder(tmp_path / "rlvr", WEIGHT | head)
+    assert refused(tmp_path, sft, rlvr) == [
+        ("shapes-differ", "`lm_head.weight` is only in `rlvr`; nothing is written")
+    ]
+
+
+def test_every_model_that_differs_is_named(tmp_path):
+    """Three models: one has another shape, one lacks a tensor."""
+    base = write_folder(tmp_path / "base", {"v": torch.zeros(1), **WEIGHT})
+    maths = write_folder(tmp_path / "maths", {"v": torch.zeros(2), **WEIGHT})
+    code = write_folder(tmp_path / "code", WEIGHT)
+    with pytest.raises(InputError) as caught:
+        check_alike(MergeSources((maths, code), base))
+    assert [problem.message for problem in caught.value.problems] == [
+        "`v` is only in `maths`; nothing is written",
+        "`v` is 1 in `base`, 2 in `maths`; nothing is written",
+    ]
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    sft = write_folder(tmp_path / "sft", WEIGHT)
+    rlvr = write_folder(tmp_path / "rlvr", WEIGHT, quantization_config={"bits": 4})
+    assert refused(tmp_path, sft, rlvr) == [
+        ("quantized-weights", "`rlvr` has quantized weights, and those cannot be averaged")
     ]
 
 
@@ -270,6 +300,44 @@ def test_a_model_that_is_there_is_replaced_only_by_a_whole_one(models, tmp_path)
     merge_folders(sources(models), tmp_path / "model", half, {})
     assert "old.txt" not in names_in(tmp_path / "model")
     assert names_in(tmp_path) == ["model"]
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from posttrain.model.merged_folder import MergeSources, merge_folders
+from posttrain.model.stored_tensors import stored_model
+pre, post = (stored_model(folder) for folder in sys.argv[1:3])
+def half(versions):
+    if "layers.1" in versions.name:
+        print("merging", flush=True)
+        time.sleep(600)
+    return (versions.pre + versions.models[0]) / 2
+merge_folders(MergeSources((post,), pre), Path(sys.argv[3]), half, {})
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_no_half_model(models, tmp_path):
+    """SIGKILL in the middle of a shard; the next process makes what one that lives would."""
+    folders = [str(each) for each in (models / "pre", models / "post", tmp_path / "model")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *folders], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "merging\n"
+    process.kill()
+    assert process.wait() == -9
+    assert names_in(tmp_path) == [".model.merging"]
+    assert list((tmp_path / ".model.merging").glob("*.partial"))  # a shard had begun
+    of_folders = MergeSources(
+        (stored_model(models / "post"),), stored_model(models / "pre")
+    )  # labels do not count
+    merge_folders(of_folders, tmp_path / "model", half, {})
+    merge_folders(of_folders, tmp_path / "at_once", half, {})
+    assert names_in(tmp_path) == ["at_once", "model"]
+    assert names_in(tmp_path / "model") == names_in(tmp_path / "at_once")
+    for file in names_in(tmp_path / "at_once"):
+        whole, redone = (tmp_path / each / file for each in ("at_once", "model"))
+        assert whole.read_bytes() == redone.read_bytes()
 
 
 # -- memory -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from posttrain.config.load import load_pipeline
 from posttrain.pipeline.check import check
 from posttrain.pipeline.graph import build_graph
 from posttrain.pipeline.plan import make_plan
-from posttrain.pipeline.preflight import origin_of
+from posttrain.pipeline.preflight import origin_of, preflight_requests
 from posttrain.pipeline.store import RunFolder
 
 PLACE = "mine.yaml:17 stages.average"
@@ -43,6 +43,8 @@ def report_of(write_pipeline: Callable[..., str]):
          ("base", "sft", "rlvr")),
         ("method: task_arithmetic, pre: base, models: [sft], weights: [-1.0]", ("base", "sft")),
         ("method: layer_swapping, models: [sft, rlvr]", ("sft", "rlvr")),
+        ("method: soup, models: [rlvr, sft], greedy: true",
+         ("rlvr", "sft", "base")),  # `tax_since` of the suite that decides
     ],
 )  # fmt: skip
 def test_sound_ones(report_of, keys: str, needs: tuple[str, ...]) -> None:
@@ -153,6 +155,53 @@ def test_sound_ones(report_of, keys: str, needs: tuple[str, ...]) -> None:
             "  help: leave it out, or method: layerwise",
         ),
         (
+            "pre: sft, post: sft",
+            f"error[bad-value] {PLACE}: names `sft` twice\n  help: different stages",
+        ),
+        (
+            "method: ties, pre: base, models: [sft, base]",
+            f"error[bad-value] {PLACE}: names `base` twice\n  help: different stages",
+        ),
+        (
+            "method: ties, pre: base, models: [sft, rlvr], weights: [0.0, 0.0]",
+            f"error[bad-value] {PLACE}.weights: all are 0: no model counts\n"
+            "  help: weights above 0",
+        ),
+        (
+            "method: task_arithmetic, pre: base, models: [sft, rlvr], weights: [.nan, 1.0]",
+            f"error[bad-value] {PLACE}.weights.0: is nan, has to be a finite number",
+        ),
+        (
+            "method: soup, models: [sft, rlvr], suite: abilities",
+            f"error[unused-setting] {PLACE}.suite: all of `models` are merged, there is nothing "
+            "to choose\n  help: greedy: true (with method: soup), or leave it out",
+        ),
+        (
+            "method: soup, models: [sft, rlvr], greedy: true, weights: [0.5, 0.5]",
+            f"error[bad-value] {PLACE}: `weights` beside `greedy`\n"
+            "  help: one of the two: a greedy soup counts all alike",
+        ),
+        (
+            "method: soup, models: [sft, rlvr], greedy: true, recommend: {tax_at_most: 1}",
+            f"error[unused-setting] {PLACE}.recommend: a greedy soup has a rule of its own: what "
+            "lowers the gain stays out\n  help: leave it out",
+        ),
+        (
+            "method: ema, models: [sft, rlvr], greedy: true",
+            f"error[bad-value] {PLACE}.greedy: `ema` is no mean of its models, so none can be "
+            "added to it\n  help: method: soup",
+        ),
+        (
+            "pre: sft, post: rlvr, greedy: true",
+            f"error[bad-value] {PLACE}.greedy: `linear` mixes `pre` and `post`: there are no "
+            "models to choose from\n  help: method: soup, models: [A, B, ...]",
+        ),
+        (
+            "method: soup, models: [sft, rlvr], greedy: true, suite: abilites",
+            f"error[unknown-suite] {PLACE}.suite.use: no suite `abilites`\n"
+            "  help: did you mean `abilities`?",
+        ),
+        (
             "method: soup, models: [sft, rlvrr]",
             f"error[unknown-stage] {PLACE}.models.1: no stage `rlvrr`\n"
             "  help: did you mean `rlvr`?",
@@ -165,6 +214,76 @@ def test_sound_ones(report_of, keys: str, needs: tuple[str, ...]) -> None:
 )
 def test_what_does_not_go_together(report_of, keys: str, expected: str) -> None:
     assert [problem.render() for problem in report_of(keys).problems] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        (
+            "{keep: [microworld/copy]}",
+            "`abilities` has no `gain`, so the models cannot be compared",
+        ),
+        (
+            "{gain: [text], tasks: {text: {data: microworld/skills}}}",
+            "every gain task of `abilities` is a perplexity, which is no gain",
+        ),
+    ],
+)
+def test_a_greedy_soup_needs_a_gain(write_pipeline, suite: str, message: str) -> None:
+    file = write_pipeline(
+        "{gain: [microworld/arithmetic], keep: [microworld/copy], tax_since: base}",
+        suite,
+        "pre: sft, post: rlvr",
+        "method: soup, models: [sft, rlvr], greedy: true",
+        "    gates: [arithmetic > sft.arithmetic]\n",
+        "",
+    )
+    found = [problem.message for problem in check(load_pipeline(file, ())).problems]
+    assert message in found
+
+
+def test_a_suite_that_counts_no_tax_is_enough_for_a_greedy_soup(write_pipeline) -> None:
+    file = write_pipeline(
+        ", keep: [microworld/copy], tax_since: base",
+        "",
+        "pre: sft, post: rlvr",
+        "method: soup, models: [sft, rlvr], greedy: true",
+    )
+    assert not check(load_pipeline(file, ())).problems
+
+
+def test_greedy_is_part_of_what_a_stage_is(write_pipeline, tmp_path: Path) -> None:
+    identities, written = [], []
+    for keys in ("", ", greedy: true"):
+        write_pipeline("pre: sft, post: rlvr", f"method: soup, models: [rlvr, sft]{keys}")
+        loaded = load_pipeline("mine.yaml", ())
+        folder = RunFolder(tmp_path / "runs" / "mine")
+        planned = make_plan(loaded, build_graph(loaded.pipeline), folder)["average"]
+        identities.append(planned.identity)
+        written.append(planned.config()["greedy"])
+    assert identities[0] != identities[1] and written == [False, True]
+
+
+def test_models_of_different_starts_are_looked_at_before_anything_starts(
+    write_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    write_pipeline(
+        "  blank: {kind: model, from_scratch: micro}\n",
+        "  blank: {kind: model, from_scratch: micro}\n  other: {kind: model, path: ./other}\n",
+        "pre: sft, post: rlvr",
+        "method: ties, pre: base, models: [rlvr, other]",
+    )
+    loaded = load_pipeline("mine.yaml", ())
+    plan = make_plan(loaded, build_graph(loaded.pipeline), RunFolder(tmp_path / "runs" / "mine"))
+    [request] = [each for each in preflight_requests(plan) if each.kind == "average"]
+    assert [stage for stage, _ in request.averaged] == ["rlvr", "other"]
+    assert [origin.from_scratch for _, origin in request.averaged] == ["micro", None]
+
+
+def test_models_of_one_start_need_no_look(write_pipeline, tmp_path: Path) -> None:
+    loaded = load_pipeline(write_pipeline(), ())
+    plan = make_plan(loaded, build_graph(loaded.pipeline), RunFolder(tmp_path / "runs" / "mine"))
+    assert not [each for each in preflight_requests(plan) if each.kind == "average"]
 
 
 def test_a_sweep_is_written_down_with_the_questions_that_choose(
@@ -190,4 +309,5 @@ def test_a_merged_model_descends_from_its_first(
 
 
 def test_each_has_an_explanation() -> None:
-    assert len(EXPLANATIONS["no-answers"]) > 50
+    for code in ("no-answers", "quantized-weights", "shapes-differ", "other-tokenizer"):
+        assert len(EXPLANATIONS[code]) > 50

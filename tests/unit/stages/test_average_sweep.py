@@ -90,6 +90,25 @@ def test_the_best_share_within_the_bound_is_kept(tmp_path):
     assert launcher.made == [(m, s) for m in ("layerwise", "linear") for s in (0.0, 0.2, 0.4)]
 
 
+def test_fronts_have_an_area(tmp_path):
+    _, front, *_ = run(tmp_path)
+    # Below (0, 1), by (gain, tax) against the 90 of the base. Layer-wise (60, 0) (75, 2) (80, 20):
+    # 0.6·1 + 0.15·0.98 + 0.05·0.8; linear (50, 0) (70, 6) (80, 20): 0.5·1 + 0.2·0.94 + 0.1·0.8
+    assert front["hypervolume"] == {
+        "reference": {"gain": 0.0, "tax": 1.0},
+        "of": {"layerwise": pytest.approx(0.787), "linear": pytest.approx(0.768)},
+    }
+
+
+def test_an_attempt_that_died_right_after_it_kept_its_model_is_done_again(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "share").write_text("of the first attempt")
+    (tmp_path / "shares" / "linear-0").mkdir(parents=True)
+    outcome, *_ = run(tmp_path)
+    assert outcome == "done" and not (tmp_path / "shares").exists()
+    assert (tmp_path / "model" / "share").read_text() == "layerwise 0.2"
+
+
 def test_each_share_is_a_step_of_the_curves(tmp_path):
     *_, tracker = run(tmp_path)
     gains = [(row["step"], row["average/gain_points"]) for row in tracker.rows if len(row) == 3]

@@ -5,10 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from track_run_folder import write_run
 
 from posttrain.track.gains import parent_model
-from posttrain.track.report.fronts import front_points, front_traces
-from posttrain.track.report.pareto import Point, _is_dominated
+from posttrain.track.report.fronts import (
+    areas_in_words,
+    front_areas,
+    front_points,
+    front_traces,
+)
+from posttrain.track.report.pareto import Point, _is_dominated, pareto_figure
+from posttrain.track.report.soups import SoupRow, soup_rows
+from posttrain.track.run_view import read_run
 from posttrain.track.views import RunView, StageView
 
 
@@ -63,6 +71,50 @@ def test_a_line_for_each_method_hollow_where_another_is_better(view):
     # 72 % for 5 points: the first point has more for less.
     assert linear["symbols"] == ["diamond-open"] and linear["text"] == ["0.1"]
     assert layerwise["line"]["dash"] != linear["line"]["dash"]
+
+
+def test_the_area_of_each_line(view):
+    areas = front_areas(front_points(view))
+    # 0.70·0.98 + 0.05·0.96; 0.72·0.95
+    expected = {"average layerwise": 0.734, "average linear": 0.684}
+    assert areas == {name: pytest.approx(area) for name, area in expected.items()}
+    assert areas_in_words(areas) == (
+        "gain to be had, averaged over bounds on the tax of 0 to 100 points: "
+        "average layerwise 73.40 %, average linear 68.40 %"
+    )
+    assert areas_in_words({}) == ""
+
+
+def test_the_picture_says_it(view, tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    found = read_run(run)
+    before = pareto_figure(found)
+    assert before is not None and "averaged over bounds" not in before.finding
+    with_front = pareto_figure(replace(found, stages=(*found.stages, view.stage("average"))))
+    assert with_front is not None
+    assert with_front.finding.startswith(f"{before.finding}; gain to be had, averaged over bounds")
+    assert with_front.finding.endswith("average layerwise 73.40 %, average linear 68.40 %")
+
+
+def test_steps_of_a_greedy_soup(view, tmp_path: Path):
+    asked = [
+        {"models": names, "score": interval(score), "gain": interval(score - 0.1), "tax": tax}
+        for names, score, tax in (
+            (["a"], 0.5, None),
+            (["b"], 0.6, interval(0.03)),
+            (["b", "a"], 0.55, interval(0.01)),
+        )
+    ]
+    steps = [
+        asked[1] | {"model": "b", "soup": ["b"], "kept": True},
+        asked[2] | {"model": "a", "soup": ["b", "a"], "kept": False},
+    ]
+    assert soup_rows(view) == []
+    (tmp_path / "soup.json").write_text(json.dumps({"asked": asked, "steps": steps}))
+    assert soup_rows(view) == [
+        SoupRow("average", "b", "60.0 ± 2.0", "60.0 ± 2.0", "50.0 ± 2.0", "3.0 ± 2.0", True),
+        SoupRow("average", "a", "50.0 ± 2.0", "55.0 ± 2.0", "45.0 ± 2.0", "1.0 ± 2.0", False),
+    ]
 
 
 def test_equal_models_do_not_dominate_one_another():
