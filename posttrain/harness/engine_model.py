@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 FIRST_ROUND_TOKENS = 64
 DEFAULT_ANSWER_TOKENS = 256  # the harness's own
-SAMPLING_KEYS = frozenset({"until", "do_sample", "temperature", "max_gen_toks"})
+KNOWN = frozenset({"until", "do_sample", "temperature", "max_gen_toks"})
+ONLY_SAMPLED = frozenset({"top_p", "top_k", "min_p"})  # change nothing where answers are greedy
+CHANGE_NOTHING = {"top_p": 1.0, "num_beams": 1, "repetition_penalty": 1.0}
 ROUND_SEED = 1_000_003  # rounds draw other numbers than the one before: an odd, large step
 
 
@@ -49,8 +51,29 @@ class _Answer:
 
 
 def sampling_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's generation settings in one form: `until`, `max_gen_toks`, `temperature`, ..."""
-    return dict(normalize_gen_kwargs(dict(settings), DEFAULT_ANSWER_TOKENS))
+    """A task's generation settings in one form: `until`, `max_gen_toks`, `temperature`, ...
+
+    Greedy (temperature 0) where a task does not say that it samples; 1 where it does and says no
+    more, as in transformers.
+    """
+    found = dict(normalize_gen_kwargs(dict(settings), DEFAULT_ANSWER_TOKENS))
+    default = 1.0 if found["do_sample"] else 0.0
+    return found | {"temperature": float(found.get("temperature", default))}
+
+
+def unknown_settings(settings: Mapping[str, Any]) -> list[str]:
+    """Keys of a task's generation settings that would change its answers and that engines do not
+    have here.
+
+    Example: unknown_settings({"do_sample": True, "top_p": 0.9, "num_beams": 1}) is ["top_p"].
+    """
+    found = sampling_settings(settings)
+    without = KNOWN if found["temperature"] else KNOWN | ONLY_SAMPLED
+    return sorted(
+        key
+        for key, value in found.items()
+        if key not in without and value != CHANGE_NOTHING.get(key, object())
+    )
 
 
 def before_stops(text: str, stops: Sequence[str]) -> str:
@@ -185,8 +208,7 @@ class EngineModel(TemplateLM):
         room = self._max_length - max_tokens
         self.num_asked += 1
         self.num_cut += len(ids) > room
-        temperature = float(kwargs.get("temperature") or 0.0)
-        return _Answer(ids[-room:], list(kwargs["until"]), max_tokens, temperature)
+        return _Answer(ids[-room:], list(kwargs["until"]), max_tokens, kwargs["temperature"])
 
     def _grow(self, answers: Sequence[_Answer], size: int) -> None:
         """Each answer longer by at most `size` tokens."""

@@ -18,7 +18,7 @@ from posttrain.config.suggest import closest
 from posttrain.config.suites import LmEval
 from posttrain.config.tasks import HARNESS
 from posttrain.errors import InputError, Problem
-from posttrain.harness.engine_model import SAMPLING_KEYS, sampling_settings
+from posttrain.harness.engine_model import unknown_settings
 from posttrain.harness.names import defined_in, families, shipped_folder
 
 DEFINES = frozenset({"group", "dataset_path", "custom_dataset", "include", "class"})
@@ -157,8 +157,7 @@ def _require_askable(name: str, part: str, task: Any) -> None:
         message = f"{which}measures the likelihood of whole texts, which is no share"
         raise _refused(name, message, "a task `perplexity/NAME` with its text as data")
     if task.OUTPUT_TYPE == "generate_until":
-        settings = sampling_settings(task.get_config("generation_kwargs") or {})
-        others = sorted(set(settings) - SAMPLING_KEYS)
+        others = unknown_settings(task.get_config("generation_kwargs") or {})
         if others:
             message = f"{which}samples with {', '.join(others)}, which engines do not know here"
             raise _refused(name, message, "a copy of its file without them, in `lm_eval.tasks`")

@@ -10,6 +10,7 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed: posttrain[lm-ev
 from posttrain.config.suites import Suite
 from posttrain.errors import InputError, StageFailed
 from posttrain.harness.ask import Asking, ask, look
+from posttrain.harness.engine_model import sampling_settings, unknown_settings
 from posttrain.stages.preflight import Origin, PreflightRequest, inspect
 from posttrain.stages.statistics import share
 from posttrain.types import Rollout
@@ -113,6 +114,29 @@ def test_an_answer_ends_at_its_stop_and_is_compared(asking, tokenizer):
     assert found.passed == (1.0, 1.0, 0.0)
     assert [each["completion"] for each in found.answers] == ["ab", "cd", "ef and m"]
     assert engine.asked == [(3, 8, 0.0)]
+
+
+def test_what_engines_do_not_have_matters_only_where_it_changes_answers():
+    assert unknown_settings({"until": ["x"], "max_new_tokens": 9}) == []
+    assert unknown_settings({"do_sample": False, "top_p": 0.9, "num_beams": 1}) == []
+    assert unknown_settings({"do_sample": True, "top_p": 0.9, "num_beams": 1}) == ["top_p"]
+    assert unknown_settings({"temperature": 0.8, "top_p": 1.0, "top_k": 5}) == ["top_k"]
+    assert unknown_settings({"num_beams": 10, "stop": "x"}) == ["num_beams", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "temperature"),
+    [
+        ({}, 0.0),
+        ({"do_sample": False, "temperature": 0.7}, 0.0),
+        ({"temperature": 0.7}, 0.7),
+        ({"do_sample": True}, 1.0),
+        ({"do_sample": True, "temperature": 0.2}, 0.2),
+    ],
+    ids=str,
+)
+def test_a_task_is_greedy_unless_it_samples(settings, temperature):
+    assert sampling_settings(settings)["temperature"] == temperature
 
 
 def test_long_answers_grow_in_rounds(asking, tokenizer, harness_folder, tmp_path):
