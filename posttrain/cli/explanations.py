@@ -60,9 +60,23 @@ stage is done and kept. A difference within the uncertainty is `undecided` and l
 Exit code 3.""",
     "unknown-suite": """An evaluate stage asks a suite by its name under `suites:`, and
 `data.decontaminate` compares rows with the questions of one. There is none of this name.""",
-    "unknown-task": """A suite asks tasks by name: built-in ones, or those it defines itself under
-`tasks:`.""",
-    "unused-task": """A suite defines a task and never asks it: add it to `gain` or to `keep`.""",
+    "unknown-task": """A suite asks tasks by name: built-in ones, those it defines itself under
+`tasks:`, or `lm_eval/NAME` for one of the lm-evaluation-harness, of which `lm_eval ls tasks` shows
+all.""",
+    "unused-task": """A suite defines a task, or says which of its numbers counts, and never asks
+it: add it to `gain` or to `keep`.""",
+    "no-lm-eval": """Tasks named `lm_eval/NAME` are those of the lm-evaluation-harness, an optional
+extra: pip install 'posttrain[lm-eval]'. Only suites that ask such tasks need it.""",
+    "harness-task": """A task of the lm-evaluation-harness that a suite cannot ask, or whose file or
+data do not load. A suite counts means of numbers from 0 to 1 that are better when higher, one per
+question: accuracies, exact matches. `lm_eval: {metrics: {hellaswag: acc_norm}}` says which number
+of a task counts; `lm_eval: {tasks: FOLDER}` holds task files of your own, which may be changed
+copies of the harness's. Tasks that run programs of a model's, look at pictures or score whole texts
+are refused.""",
+    "not-compared": """`data.decontaminate` compares rows with the questions of a suite's tasks.
+Those of `lm_eval/...` tasks are the harness's own, and it does not say where they stand: rows that
+hold them stay in. Give the suite a task with the same questions as its data to have them
+compared.""",
     "empty-suite": """A suite without tasks measures nothing. Give it `gain`, `keep` or both. For
 `data.decontaminate` it needs a task that asks questions: perplexity reads text.""",
     "untrained-tax-base": """The tax is what a model forgot since `tax_since`. Random weights know

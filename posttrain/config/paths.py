@@ -84,6 +84,8 @@ def _files(raw: Mapping[str, Any]) -> Iterator[tuple[Any, Any, str]]:
     for name, suite in _blocks(raw.get("suites")):
         for task_name, task in _blocks(suite.get("tasks")):
             yield from _of_block(task, f"suites.{name}.tasks.{task_name}")
+        if isinstance(harness := suite.get("lm_eval"), dict):
+            yield from _present(harness, "tasks", f"suites.{name}.lm_eval")
 
 
 def _of_block(block: dict[str, Any], prefix: str) -> Iterator[tuple[Any, Any, str]]:

@@ -38,6 +38,17 @@ class TaskSpec(StrictModel):
         return data
 
 
+class LmEval(StrictModel):
+    """How a suite's `lm_eval/NAME` tasks are asked: those of the lm-evaluation-harness."""
+
+    tasks: str | None = None
+    """A folder with task files of your own, in the harness's YAML; paths in them start there."""
+    metrics: dict[str, str] = Field(default_factory=dict)
+    """Which number of a task counts, `{hellaswag: acc_norm}`; else its first that is a share."""
+    chat_template: bool = False
+    """Ask through the model's chat template; else the task's bare text, as the harness does."""
+
+
 class Suite(StrictModel):
     """Named lists of questions asked of models. Not a stage, so asking never forms a cycle."""
 
@@ -47,6 +58,8 @@ class Suite(StrictModel):
     """Tasks that training may cost: the alignment tax. Perplexity is shown, never averaged in."""
     tasks: dict[str, TaskSpec] = Field(default_factory=dict)
     """Tasks of your own, by name; `microworld/...` and `gsm8k` are built in."""
+    lm_eval: LmEval = Field(default_factory=LmEval)
+    """How `lm_eval/NAME` tasks are asked."""
     prompts_per_task: int = Field(default=256, gt=0)
     """Questions asked per task; the interval shrinks with its square root."""
     when: Literal["every_model", "only_final"] = "every_model"

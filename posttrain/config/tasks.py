@@ -13,6 +13,9 @@ from posttrain.config.suites import Suite, SuiteUse, TaskSpec
 
 _SKILLS = ("copy", "reverse", "sort", "count")
 
+HARNESS = "lm_eval/"
+"""Tasks whose names begin so are the lm-evaluation-harness's."""
+
 BUILT_IN: dict[str, TaskSpec] = {
     "microworld/arithmetic": TaskSpec(
         data=DataSpec(path="microworld/arithmetic", split="test"),
@@ -50,6 +53,21 @@ def suite_tasks(suite: Suite) -> list[str]:
     return list(dict.fromkeys([*suite.gain, *suite.keep]))
 
 
+def harness_tasks(suite: Suite) -> list[str]:
+    """The tasks that the lm-evaluation-harness asks, `lm_eval/` in front."""
+    return [each for each in suite_tasks(suite) if is_harness(suite, each)]
+
+
+def row_tasks(suite: Suite) -> list[str]:
+    """The tasks whose questions are rows of a data set: all but the harness's."""
+    return [each for each in suite_tasks(suite) if not is_harness(suite, each)]
+
+
+def is_harness(suite: Suite, task: str) -> bool:
+    """Whether the harness asks a task; a definition of the suite's own comes first."""
+    return task.startswith(HARNESS) and task not in suite.tasks
+
+
 def asked_suite(stage: StageBase, suites: Mapping[str, Suite]) -> SuiteUse | None:
     """The suite that a stage asks itself: of an evaluation, and of an average that chooses among
     models, where it is the first one unless it says so.
@@ -62,8 +80,10 @@ def asked_suite(stage: StageBase, suites: Mapping[str, Suite]) -> SuiteUse | Non
 
 
 def suite_questions(suite: Suite) -> dict[str, DataSpec]:
-    """Where the questions of a suite's tasks come from. Perplexity asks none: it reads text."""
-    specs = {task: task_spec(suite, task) for task in suite_tasks(suite)}
+    """Where the questions of a suite's tasks come from. Perplexity asks none: it reads text; the
+    harness keeps its own.
+    """
+    specs = {task: task_spec(suite, task) for task in row_tasks(suite)}
     return {task: spec.data for task, spec in specs.items() if spec.reward is not None}
 
 

@@ -23,7 +23,7 @@ from posttrain.config.stage_base import StageBase
 from posttrain.config.strict import StrictModel
 from posttrain.config.suggest import did_you_mean
 from posttrain.config.suites import Suite
-from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
+from posttrain.config.tasks import BUILT_IN, is_harness, row_tasks, suite_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.pipeline.arithmetic import describe
 from posttrain.pipeline.check_algorithms import check_algorithm, stage_needs
@@ -31,6 +31,7 @@ from posttrain.pipeline.check_answers import check_answers, check_rows_of_stages
 from posttrain.pipeline.check_average import check_average
 from posttrain.pipeline.check_cluster import check_cluster
 from posttrain.pipeline.check_data import DataChecker, check_decontaminate
+from posttrain.pipeline.check_harness import check_harness
 from posttrain.pipeline.check_models import check_model
 from posttrain.pipeline.check_objectives import wrong_objective
 from posttrain.pipeline.check_online import check_online
@@ -124,12 +125,13 @@ class _Checker:
         known = [*suite.tasks, *BUILT_IN]
         for role in ("gain", "keep"):
             for index, task in enumerate(getattr(suite, role)):
-                if task not in known:
+                if task not in known and not is_harness(suite, task):
                     key = f"suites.{name}.{role}.{index}"
                     self.add("unknown-task", f"no task `{task}`", key, did_you_mean(task, known))
         if not suite_tasks(suite):
             self.add("empty-suite", "asks nothing", f"suites.{name}", "gain: [TASK, ...]")
-        for task in suite_tasks(suite):
+        self.problems += check_harness(name, suite, self.places)
+        for task in row_tasks(suite):
             if task not in known:
                 continue
             key = f"suites.{name}.tasks.{task}"

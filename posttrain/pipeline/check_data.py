@@ -10,7 +10,7 @@ from posttrain.config.data import DataSpec
 from posttrain.config.document import Places
 from posttrain.config.suggest import did_you_mean
 from posttrain.config.suites import Suite
-from posttrain.config.tasks import BUILT_IN, suite_tasks, task_spec
+from posttrain.config.tasks import BUILT_IN, harness_tasks, row_tasks, task_spec
 from posttrain.errors import InputError, Problem
 from posttrain.prompts.rows import is_hub_name, read_rows
 
@@ -129,15 +129,19 @@ def check_decontaminate(
             problems.append(Problem("unknown-suite", f"no suite `{suite}`", path, file, line, help))
         elif suite is not None and not _asks(suites[suite]):
             message = f"`{suite}` asks no questions that rows could be compared with"
-            help = "a task with a reward: perplexity reads text"
+            help = "a task with a reward: perplexity reads text, the harness keeps its questions"
             problems.append(Problem("empty-suite", message, path, file, line, help))
+        elif suite is not None and (left_out := harness_tasks(suites[suite])):
+            message = f"rows are not compared with the questions of {', '.join(left_out)}"
+            help = "the harness keeps them; a task with the same questions as `data` is compared"
+            problems.append(Problem("not-compared", message, path, file, line, help, "warning"))
     return problems
 
 
 def _asks(suite: Suite) -> bool:
     """Whether a suite asks anything; unknown tasks are reported elsewhere."""
     known = {*suite.tasks, *BUILT_IN}
-    return any(task not in known or task_spec(suite, task).reward for task in suite_tasks(suite))
+    return any(task not in known or task_spec(suite, task).reward for task in row_tasks(suite))
 
 
 def _look_at_microworld(data: DataSpec, needs: Sequence[str]) -> _Seen:

@@ -17,7 +17,7 @@ from posttrain.config.pipeline import Pipeline
 from posttrain.config.plugins import complete_settings
 from posttrain.config.stage_base import StageBase
 from posttrain.config.suites import Suite
-from posttrain.config.tasks import asked_suite, resolved, suite_tasks, task_spec
+from posttrain.config.tasks import asked_suite, resolved, row_tasks, task_spec
 from posttrain.pipeline.graph import Graph
 from posttrain.pipeline.identity import explain_change, identity
 from posttrain.pipeline.store import RunFolder
@@ -96,7 +96,7 @@ def stage_seed(pipeline: Pipeline, name: str) -> int:
 
 def fingerprint_of(suite: Suite) -> str:
     """What decides a suite's questions, files included."""
-    data = {task: data_fingerprint(task_spec(suite, task).data) for task in suite_tasks(suite)}
+    data = {task: data_fingerprint(task_spec(suite, task).data) for task in row_tasks(suite)}
     return suite_fingerprint(suite, data)
 
 

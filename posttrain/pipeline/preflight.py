@@ -9,7 +9,7 @@ from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
 from posttrain.config.pipeline import ModelStage, OnlineRlStage
 from posttrain.config.stage_base import StageBase
-from posttrain.config.tasks import suite_tasks, task_spec
+from posttrain.config.tasks import row_tasks, task_spec
 from posttrain.pipeline.plan import PlannedStage, RunPlan
 from posttrain.pipeline.results import asked_suites
 from posttrain.stages.preflight import Origin, PreflightRequest
@@ -117,7 +117,7 @@ def _suite_requests(plan: RunPlan, origins: dict[str, Origin]) -> list[Preflight
         requests.append(
             PreflightRequest("", "suite", origin, suite=suite.model_dump(), place=place)
         )
-        for task in suite_tasks(suite):
+        for task in row_tasks(suite):
             reward = task_spec(suite, task).reward
             if reward is not None:
                 requests.append(PreflightRequest("", "reward", reward=reward, place=place))

@@ -22,11 +22,12 @@ from posttrain.config.plugins import (
     source_fingerprint,
 )
 from posttrain.config.suites import Suite, TaskSpec
-from posttrain.config.tasks import suite_tasks, task_spec
+from posttrain.config.tasks import harness_tasks, row_tasks, suite_tasks, task_spec
 from posttrain.ports import EngineSpec
 from posttrain.prompts.sources import EVALUATION_SEED
 from posttrain.stages import statistics
 from posttrain.stages.context import context_length, engine_spec
+from posttrain.stages.harness_tasks import HARNESS_TOKENS, ask_harness, harness_fingerprint
 from posttrain.stages.launcher import Launcher, LeasedEngine
 from posttrain.stages.questions import Window, render_prompts, render_windows
 from posttrain.stages.scoring import reward_pool
@@ -86,11 +87,12 @@ class Measurement:
 def suite_fingerprint(suite: Suite, data_fingerprints: Mapping[str, str]) -> str:
     """What decides a suite's questions: settings of its tasks and their data, not their names."""
     asked = {
-        "tasks": {task: _task_asks(task_spec(suite, task)) for task in suite_tasks(suite)},
+        "tasks": {task: _task_asks(task_spec(suite, task)) for task in row_tasks(suite)},
         "data": dict(data_fingerprints),
         "prompts_per_task": suite.prompts_per_task,
         "temperature": suite.temperature,
         "roles": [suite.gain, suite.keep],
+        **({"lm_eval": harness_fingerprint(suite)} if harness_tasks(suite) else {}),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -132,13 +134,14 @@ class Evaluator:
         questions = self._prepare(model_path, suite, fingerprint)
         spec = self.engine_for(model_path, suite)
         with self.launcher.engines(spec, 1) as engines:
-            results = {
-                task: self._ask(engines[0], suite, task, asked) for task, asked in questions.items()
-            }
+            # First what may turn out to be impossible to ask.
+            results = self._ask_harness(engines[0], model_path, suite, spec.max_model_len)
+            for task, asked in questions.items():
+                results[task] = self._ask(engines[0], suite, task, asked)
         return Measurement(
             suite=name,
             fingerprint=fingerprint,
-            tasks=results,
+            tasks={task: results[task] for task in suite_tasks(suite)},
             gain=points(suite.gain, results),
             keep=points(suite.keep, results),
             seconds=time.monotonic() - began,
@@ -148,12 +151,15 @@ class Evaluator:
         """The engine that a suite needs; the same for every model of one architecture."""
         answers = [
             task_spec(suite, task).max_new_tokens
-            for task in suite_tasks(suite)
+            for task in row_tasks(suite)
             if task_spec(suite, task).reward is not None
         ]
         needed = max([PERPLEXITY_WINDOW_TOKENS, *(a + 1 for a in answers)])
         longest_prompt = min(LONGEST_PROMPT_TOKENS, context_length(model_path) - needed)
-        return engine_spec(self.cluster, model_path, needed + max(1, longest_prompt))
+        length = needed + max(1, longest_prompt)
+        if harness_tasks(suite):
+            length = max(length, HARNESS_TOKENS)
+        return engine_spec(self.cluster, model_path, length)
 
     def _prepare(
         self, model_path: str, suite: Suite, fingerprint: str
@@ -170,6 +176,23 @@ class Evaluator:
                     render_suite, model_path, suite.model_dump(), length
                 )
             return self._questions[key]
+
+    def _ask_harness(
+        self, engine: LeasedEngine, model_path: str, suite: Suite, length: int
+    ) -> dict[str, TaskResult]:
+        found = ask_harness(self.launcher, engine, model_path, suite, length, ANSWERS_KEPT)
+        return {
+            task: TaskResult(
+                "accuracy",
+                statistics.share(told.passed),
+                len(told.passed),
+                told.passed,
+                told.answers,
+                told.unscored,
+                {"prompts cut": told.cut_share} if told.cut_share else {},
+            )
+            for task, told in found.items()
+        }
 
     def _ask(
         self, engine: LeasedEngine, suite: Suite, task: str, asked: Sequence[Any]
@@ -195,7 +218,7 @@ def render_suite(
     """Every task's questions, for an engine of `length` tokens. Runs in a process of its own."""
     suite = Suite.model_validate(dict(suite_data))
     questions: dict[str, list[Prompt] | list[Window]] = {}
-    for task in suite_tasks(suite):
+    for task in row_tasks(suite):
         spec: TaskSpec = task_spec(suite, task)
         data = spec.data.model_dump()
         if spec.reward is None:

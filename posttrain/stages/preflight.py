@@ -30,10 +30,12 @@ from posttrain.config.plugins import (
     with_parts,
 )
 from posttrain.config.suites import Suite
+from posttrain.config.tasks import row_tasks
 from posttrain.errors import InputError, PosttrainError, Problem, ProblemList, RewardBroken
 from posttrain.prompts.sources import MICROWORLD
 from posttrain.reward.examples import examples_of
 from posttrain.reward.protocol import failed_examples, require_ready
+from posttrain.stages.harness_tasks import look_at_harness
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.scoring import reward_pool
@@ -229,8 +231,11 @@ def _look_at_suite(request: PreflightRequest, folder: str) -> None:
     from posttrain.stages.measure import render_suite
 
     assert request.suite is not None
-    Suite.model_validate(dict(request.suite))
-    render_suite(folder, request.suite, context_length(folder))
+    suite = Suite.model_validate(dict(request.suite))
+    length = context_length(folder)
+    if row_tasks(suite):
+        render_suite(folder, request.suite, length)
+    look_at_harness(folder, suite, length)
 
 
 def _few(request: PreflightRequest) -> dict[str, Any]:

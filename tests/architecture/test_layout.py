@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "ray", "vllm", "transformers", "trl", "datasets", "wandb", "peft", "openai")
+HEAVY = (
+    "torch", "ray", "vllm", "transformers", "trl", "datasets", "wandb", "peft", "openai", "lm_eval",
+)  # fmt: skip
 REWARDS_MAY_IMPORT = (
     "posttrain.config",
     "posttrain.reward",

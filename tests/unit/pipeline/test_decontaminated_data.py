@@ -44,7 +44,7 @@ def test_a_suite_without_questions_is_refused(write_pipeline):
     assert rendered(file) == [
         "error[empty-suite] mine.yaml:8 stages.sft.data.decontaminate: `fluency` asks no "
         "questions that rows could be compared with\n"
-        "  help: a task with a reward: perplexity reads text"
+        "  help: a task with a reward: perplexity reads text, the harness keeps its questions"
     ]
 
 

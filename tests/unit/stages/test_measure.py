@@ -12,6 +12,7 @@ from posttrain.config.data import DataSpec
 from posttrain.config.pipeline import Cluster
 from posttrain.config.suites import Suite, TaskSpec
 from posttrain.errors import RewardBroken
+from posttrain.harness.answers import HarnessAnswers
 from posttrain.stages import statistics
 from posttrain.stages.measure import (
     ANSWERS_KEPT,
@@ -238,6 +239,33 @@ def test_a_suite_is_asked_of_one_engine(folder, monkeypatch):
     (folder / "tokenizer.json").write_text('{"other": 1}')
     evaluator.measure(str(folder), "abilities", suite, "f00d")
     assert launcher.rendered == 2
+
+
+def test_tasks_of_the_harness_count_like_any_other(folder):
+    """Asked first, of the same engine; one number per question, and its 95 % interval."""
+    told = HarnessAnswers("acc,none", (1.0, 0.0, 1.0, 1.0), ({"prompt": "q"},), 1, 0.25)
+
+    class Harness(OneEngine):
+        def call(self, function, *args, **options):
+            if function.__name__ != "run_tasks":
+                return {"perplexity/wikitext": [Window((1,), (2, 3))]}
+            self.harness = (args, options)
+            return {"lm_eval/mmlu": told}
+
+    launcher = Harness()
+    suite = Suite(gain=["perplexity/wikitext"], keep=["lm_eval/mmlu"], prompts_per_task=4)
+    found = Evaluator(launcher, Cluster()).measure(str(folder), "abilities", suite, "f00d")
+    assert list(found.tasks) == ["perplexity/wikitext", "lm_eval/mmlu"]
+    task = found.tasks["lm_eval/mmlu"]
+    assert (task.kind, task.prompts, task.broken) == ("accuracy", 4, 1)
+    assert task.interval == statistics.share([1, 0, 1, 1])
+    assert (task.passed, task.answers) == (told.passed, told.answers)
+    assert task.details == {"prompts cut": 0.25}
+    assert found.keep.value == 0.75
+    assert launcher.asked == [(str(folder), 4096, 1)]  # long enough for worked examples
+    args, options = launcher.harness
+    assert args == (launcher, str(folder), suite.model_dump(), 4096, ANSWERS_KEPT)
+    assert options["cpus"] == 0
 
 
 def test_an_engine_is_no_longer_than_the_model(folder):
