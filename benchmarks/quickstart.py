@@ -26,7 +26,7 @@ SKILLS = tuple(f"microworld/{name}" for name in ("copy", "reverse", "sort", "cou
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run measured. Accuracies are points (0..100) on 1,024 held-out prompts per task."""
+    """What one run measured. Accuracies are points (0..100) on 512 held-out prompts per task."""
 
     wall_s: float
     first_curve_s: float
@@ -66,7 +66,7 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
         figures.append(shown(f"arithmetic, {stage}", [o.accuracy[stage] for o in outcomes], "%"))
     for stage in outcomes[0].requests:
         figures.append(shown(f"requests, {stage}", [o.requests[stage] for o in outcomes], "%"))
-    return figures, {"seeds": list(SEEDS), "pipeline": "quickstart", "prompts_per_task": 1024}
+    return figures, {"seeds": list(SEEDS), "pipeline": "quickstart", "prompts_per_task": 512}
 
 
 def measure(seed: int) -> Outcome:
