@@ -26,7 +26,7 @@ from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import ModelStage
 from posttrain.errors import GateFailed, InputError, Interrupted, PosttrainError
 from posttrain.pipeline.check import check
-from posttrain.pipeline.plan import RunPlan, make_plan
+from posttrain.pipeline.plan import PlannedStage, RunPlan, make_plan
 from posttrain.pipeline.results import recommended, unmeasured
 from posttrain.pipeline.store import RunFolder, check_disk
 from posttrain.track.report.build import write_report
@@ -117,6 +117,8 @@ class Execution:
         with ClusterSession(loaded.cluster, address, folder.path / "logs") as session:
             wandb_settings = loaded.pipeline.wandb.model_dump()
             launcher = RayLauncher(session, folder.path.resolve(), wandb_settings)
+            if trained_stages(plan):
+                launcher.expect_training()
             runner = Runner(
                 plan, folder, self.run["run_id"], launcher, session.num_cores, screen.tick
             )
@@ -236,9 +238,14 @@ def is_complete(plan: RunPlan, folder: RunFolder) -> bool:
     return all(stage.kept for stage in plan.stages) and not unmeasured(plan, folder)
 
 
+def trained_stages(plan: RunPlan) -> list[PlannedStage]:
+    """Those that will be trained."""
+    return [stage for stage in plan.stages if stage.kind in TRAINED_KINDS and not stage.kept]
+
+
 def needed_bytes(plan: RunPlan) -> int:
     """A careful guess of what a run stores: models, and checkpoints of trained stages."""
-    trained = [s for s in plan.stages if s.kind in TRAINED_KINDS and not s.kept]
+    trained = trained_stages(plan)
     models = [
         Path(s.stage.path)
         for s in plan.stages

@@ -60,7 +60,9 @@ class RayLauncher:
         self._lock = threading.Lock()
         self._running: dict[str, tuple[Path, Any | None]] = {}  # stage: folder, coordinator
         self._stop_asked = False
-        # Seconds, which pass while the rows are checked; the first stage that trains needs it.
+
+    def expect_training(self) -> None:
+        """Import Ray Train, which takes seconds, beside what comes before the first training."""
         threading.Thread(target=import_module, args=[TRAINER_GROUP], daemon=True).start()
 
     # -- tracking -------------------------------------------------------------------------------

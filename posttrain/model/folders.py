@@ -50,6 +50,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file whole, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
 def num_labels(path: str | Path) -> int | None:
     """Labels of a sequence-classification model's folder; None for any other model.
 

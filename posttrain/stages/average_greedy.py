@@ -10,8 +10,6 @@ when it was asked; the last one that was kept is made again, which is quicker th
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +20,7 @@ from posttrain.averaging.soup import Tried, greedy
 from posttrain.config.average import AverageStage
 from posttrain.config.suites import Suite
 from posttrain.errors import StageFailed
-from posttrain.model.folders import read_json
+from posttrain.model.folders import read_json, write_json
 from posttrain.stages.average import average_folders, average_job
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
@@ -124,10 +122,7 @@ class Kitchen:
             ],
             "chosen": list(kept[-1]) if kept else [],
         }
-        target = self.context.directory / SOUP
-        partial = target.with_name(f".{SOUP}.partial")
-        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, target)
+        write_json(self.context.directory / SOUP, document)
 
     def recall(self) -> None:
         """What an earlier attempt of this very stage has asked."""

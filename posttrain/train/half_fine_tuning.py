@@ -9,7 +9,6 @@ over several stages everything is trained. A model without numbered layers canno
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError, Problem
+from posttrain.model.folders import write_json
 from posttrain.ports import Tracker
 
 ATTENTION, FEED_FORWARD, NORM = "attention", "feed-forward", "norm"
@@ -82,9 +82,7 @@ def tell_half(model: Any, frozen: set[str], directory: Path, tracker: Tracker) -
     share = trained_share(model)
     names = [name for name, _ in model.named_parameters() if name in frozen]
     document = {"schema": 1, "trained_share": share, "frozen": names}
-    partial = directory / f".{FILE}.partial"
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(directory / FILE)
+    write_json(directory / FILE, document)
     text = f"{len(names)} of {len(list(model.parameters()))} tensors stay as they are"
     tracker.event("half-frozen", text=f"{text}, {100 * share:.0f} % of all weights are trained")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from posttrain import ops
 from posttrain.errors import StageFailed
-from posttrain.model.folders import ENSEMBLE
+from posttrain.model.folders import ENSEMBLE, write_json
 from posttrain.model.load import load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.model.reward import load_reward_model, new_reward_model, score_sequences
@@ -180,7 +180,7 @@ def finish_ensemble(directory: Path, members: int, tracker: Tracker) -> Path:
         "heldout_rows": scores_MN2.shape[1],
         "together": together,
     }
-    _write_json(folder / SUMMARY, document)
+    write_json(folder / SUMMARY, document)
     folder.rename(artifact)
     return artifact
 
@@ -296,7 +296,7 @@ def _write_member(
         summary[SCORES] = scores_N2.tolist()  # for what the members say together
     if member == 0:
         keep_prompts(written, rows.prompts, folder.parent, settings)
-    _write_json(folder / SUMMARY, summary)
+    write_json(folder / SUMMARY, summary)
 
 
 def _of_member(scores_N2: Tensor) -> dict[str, float]:
@@ -317,9 +317,3 @@ def _scores(model: Any, pairs: Sequence[RenderedPair], settings: OfflineSettings
     ]
     found = score_sequences(model, sequences, settings.tokens_per_micro_batch, settings.autocast)
     return found.view(-1, 2)
-
-
-def _write_json(path: Path, document: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(path)
