@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 WIDTH, HEIGHT, GAP = 340, 300, 20  # of a panel, in pixels
+COLUMNS = 2
 LEFT, RIGHT, TOP, BOTTOM = 54, 10, 34, 76
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#555555")  # told apart by all eyes
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4")
@@ -36,16 +37,18 @@ class Panel:
 
 
 def write_svg(path: Path, panels: Sequence[Panel]) -> None:
-    """Panels side by side, each with scales of its own."""
-    width = len(panels) * (WIDTH + GAP)
+    """Panels in rows of two, each with scales of its own."""
+    width = min(len(panels), COLUMNS) * (WIDTH + GAP)
+    height = -(-len(panels) // COLUMNS) * HEIGHT
     drawn = "\n".join(
-        f'<g transform="translate({index * (WIDTH + GAP)} 0)">{_panel(panel)}</g>'
+        f'<g transform="translate({index % COLUMNS * (WIDTH + GAP)} '
+        f'{index // COLUMNS * HEIGHT})">{_panel(panel)}</g>'
         for index, panel in enumerate(panels)
     )
     path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="11">'
-        f'<rect width="{width}" height="{HEIGHT}" fill="white"/>\n{drawn}\n</svg>\n',
+        f'<rect width="{width}" height="{height}" fill="white"/>\n{drawn}\n</svg>\n',
         encoding="utf-8",
     )
 

@@ -3,8 +3,8 @@
 The pipeline `over_optimisation`: one policy, one pool of 4,096 answers to each of 24 held-out
 prompts, reward models of right labels and of labels of which a quarter is flipped. A seed is one of
 the reward models and of training; the policy and its answers stay. Answers are chosen by one reward
-model, the mean of five, their worst case, and the uncertainty-weighted mean; ReMax is trained on
-each of the noisy ones with next to no KL penalty.
+model, the mean of five, their worst case, and the uncertainty-weighted mean; ReMax and PPO are
+trained on each of the noisy ones with next to no KL penalty.
 
 A run that was stopped goes on: its folder is runs/over_optimisation.
 """
@@ -33,6 +33,7 @@ CHASED = {
     ("bon", "clean"): "best of n, right labels",
     ("bon", "noisy"): "best of n, a quarter flipped",
     ("remax", "noisy"): "ReMax, a quarter flipped",
+    ("ppo", "noisy"): "PPO, a quarter flipped",
 }
 WINDOW = 10  # steps that a point of a trained policy is the mean of
 DOCS = Path(__file__).parent.parent / "docs"

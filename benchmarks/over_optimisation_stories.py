@@ -71,7 +71,7 @@ def pipeline(model: str) -> dict[str, Any]:
     learning = {
         "kind": "reward_model",
         "model": "stories",
-        "members": 4,
+        "members": 5,
         "uses": "reward_model/small",
     }
     stages: dict[str, Any] = {
