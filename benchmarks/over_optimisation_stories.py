@@ -30,6 +30,19 @@ BEGINNINGS = (
     "{name} was sad because the {thing}",
 )
 TOKENS = 48
+CHASERS: dict[str, tuple[dict[str, Any], int]] = {  # algorithm, passes over each batch
+    "remax": ({"name": "remax", "lr": 1e-4, "kl_in_reward": 0.001}, 1),
+    "ppo": (
+        {
+            "name": "ppo",
+            "lr": 1e-4,
+            "critic_lr": 1e-3,
+            "critic_warmup_steps": 4,
+            "kl_in_reward": 0.001,
+        },
+        2,
+    ),
+}
 GOLD = {
     "combine": "weighted",
     "parts": {
@@ -108,15 +121,17 @@ def pipeline(model: str) -> dict[str, Any]:
             },
             "gold": GOLD,
         }
-    for name, settings in combined.items():
-        stages[f"remax_noisy_{name}"] = {
+    for (chaser, (algorithm, epochs)), (name, settings) in itertools.product(
+        CHASERS.items(), combined.items()
+    ):
+        stages[f"{chaser}_noisy_{name}"] = {
             "kind": "online_rl",
             "model": "stories",
-            "algorithm": {"name": "remax", "lr": 1e-4, "kl_in_reward": 0.001},
+            "algorithm": algorithm,
             "reward": {"ensemble": "noisy", **settings},
             "watch": GOLD,
             "data": "stories_pairs.jsonl",
-            "batch": {"prompts": 64, "samples_per_prompt": 1},
+            "batch": {"prompts": 64, "samples_per_prompt": 1, "epochs": epochs},
             "steps": 60,
             "staleness": 1,
             "sampling": sampling,
