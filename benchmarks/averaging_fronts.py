@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,19 +58,29 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
 
 
 def experiment(size: Size, picture: Path) -> tuple[list[Figure], dict[str, Any]]:
-    """All seeds; draws the fronts, and compares their areas."""
-    found = [measured(size, seed) for seed in size.seeds]
-    named = dict(zip((f"seed {seed}" for seed in size.seeds), found, strict=True))
-    write_svg(picture, [panel(name.capitalize(), each) for name, each in named.items()])
-    fronts = {name: each.fronts for name, each in named.items()}
-    return compared(found), asdict(size) | {"fronts": fronts}
+    """All seeds in the micro world."""
+
+    def front_of(seed: int) -> Measured:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            return front_in(Path(folder), pipeline(size, seed))
+
+    figures, fronts = of_seeds(size.seeds, front_of, picture)
+    return figures, asdict(size) | {"fronts": fronts}
 
 
-def measured(size: Size, seed: int) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        stages = run_pipeline(Path(folder), pipeline(size, seed))
-        document = json.loads((only(stages, "average") / "front.json").read_text())
-    return read_front(document)
+def of_seeds(
+    seeds: Sequence[int], front_of: Callable[[int], Measured], picture: Path
+) -> tuple[list[Figure], dict[str, Any]]:
+    """Draws the fronts of all seeds, and compares their areas."""
+    found = {f"seed {seed}": front_of(seed) for seed in seeds}
+    write_svg(picture, [panel(name.capitalize(), each) for name, each in found.items()])
+    return compared(list(found.values())), {name: each.fronts for name, each in found.items()}
+
+
+def front_in(folder: Path, document: Mapping[str, Any]) -> Measured:
+    """What the `average` stage of a pipeline finds, run in a folder."""
+    stages = run_pipeline(folder, document)
+    return read_front(json.loads((only(stages, "average") / "front.json").read_text()))
 
 
 def read_front(document: Mapping[str, Any]) -> Measured:

@@ -67,14 +67,21 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
 
 
 def write_prompts() -> None:
-    """Every third beginning is only for the pool."""
-    texts = [
-        beginning.format(kind="girl" if name[-1] in "aiy" else "boy", name=name, thing=thing)
+    for file, rows in zip(("pairs", "pool"), beginnings(), strict=True):
+        lines = [json.dumps({"prompt": text}) + "\n" for text, _ in rows]
+        Path(f"stories_{file}.jsonl").write_text("".join(lines))
+
+
+def beginnings() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(to train on, every third: held out), each with the name of its child."""
+    found = [
+        (
+            beginning.format(kind="girl" if name[-1] in "aiy" else "boy", name=name, thing=thing),
+            name,
+        )
         for beginning, name, thing in itertools.product(BEGINNINGS, NAMES, THINGS)
     ]
-    for file, mine in (("pool", lambda i: i % 3 == 0), ("pairs", lambda i: i % 3 != 0)):
-        rows = [json.dumps({"prompt": text}) for i, text in enumerate(texts) if mine(i)]
-        Path(f"stories_{file}.jsonl").write_text("\n".join(rows) + "\n")
+    return [each for i, each in enumerate(found) if i % 3], found[::3]
 
 
 def pipeline(model: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from posttrain.stages.context import StageContext
 from posttrain.stages.dataset import ROWS_FILE
 from posttrain.stages.launcher import Launcher
 from posttrain.stages.measure import Evaluator
+from posttrain.stages.meter import SuiteMeter
 from posttrain.types import Artifact
 
 SCHEMA = 1
@@ -126,11 +127,11 @@ class StageRunner:
             if stage.asks:
                 use = asked_suite(stage, self.plan.suites)
                 assert use is not None and planned.suite is not None
-                asked = (use.use, planned.suite, planned.suite_fingerprint)
-                method = plugins["method"]
+                fingerprint = planned.suite_fingerprint
+                meter = SuiteMeter(use.use, planned.suite, fingerprint, self.evaluator)
                 if stage.greedy:
-                    return average_greedy.run(stage, method, *asked, self.evaluator, context)
-                outcome, front = average_sweep.run(stage, method, *asked, self.evaluator, context)
+                    return average_greedy.run(stage, plugins["method"], meter, context)
+                outcome, front = average_sweep.run(stage, plugins["method"], meter, context)
                 write_json(context.directory / average_sweep.FRONT, front)
                 return outcome
             return average.run(stage, plugins["method"], context)

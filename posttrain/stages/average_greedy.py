@@ -18,13 +18,13 @@ from typing import Any
 
 from posttrain.averaging.soup import Tried, greedy
 from posttrain.config.average import AverageStage
-from posttrain.config.suites import Suite
 from posttrain.errors import StageFailed
 from posttrain.model.folders import read_json, write_json
 from posttrain.stages.average import average_folders, average_job
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
-from posttrain.stages.measure import Evaluator, Measurement, points
+from posttrain.stages.measure import Measurement, points
+from posttrain.stages.meter import SuiteMeter
 from posttrain.stages.recommend import half_of
 from posttrain.stages.statistics import difference
 from posttrain.types import Interval
@@ -57,10 +57,7 @@ class Kitchen:
 
     stage: AverageStage
     method: PluginRef
-    use: str
-    suite: Suite
-    fingerprint: str
-    evaluator: Evaluator
+    meter: SuiteMeter
     context: StageContext
     asked: dict[Names, Asked] = field(default_factory=dict)
     steps: list[tuple[str, Names, bool]] = field(default_factory=list)  # model, soup, kept
@@ -111,7 +108,7 @@ class Kitchen:
         kept = [soup for _, soup, is_kept in self.steps if is_kept]
         document = {
             "schema": 1,
-            "suite": self.use,
+            "suite": self.meter.use,
             "asked": [
                 {"models": list(names), **each.to_json()} for names, each in self.asked.items()
             ],
@@ -131,41 +128,38 @@ class Kitchen:
 
     def _measured(self, folder: str, name: str) -> Measurement:
         self.context.tracker.event("asking", text=f"{name} is asked")
-        return self.evaluator.measure(folder, self.use, self.suite, self.fingerprint)
+        return self.meter.measure(folder)
 
     def _points(self, found: Measurement) -> Asked:
         decides, told = half_of(found.tasks, 0), half_of(found.tasks, 1)
-        score, gain = points(self.suite.gain, decides), points(self.suite.gain, told)
+        score, gain = points(self.meter.suite.gain, decides), points(self.meter.suite.gain, told)
         if score is None or gain is None:
             raise StageFailed(
-                f"`{self.use}` gave no gain to compare models by",
+                f"`{self.meter.use}` gave no gain to compare models by",
                 help="a task with a reward among the suite's `gain`",
             )
-        kept, before = points(self.suite.keep, told), self._kept_since()
+        kept, before = points(self.meter.suite.keep, told), self._kept_since()
         tax = difference(before, kept) if before is not None and kept is not None else None
         return Asked(score, gain, tax)
 
     def _kept_since(self) -> Interval | None:
         """What the model that the tax is counted from keeps; asked once, when it is wanted."""
-        name = self.suite.tax_since
-        if name is None or not self.suite.keep:
+        name = self.meter.suite.tax_since
+        if name is None or not self.meter.suite.keep:
             return None
         if self._since is None:
             self._since = self._measured(self.context.inputs[name].path, name)
-        return points(self.suite.keep, half_of(self._since.tasks, 1))
+        return points(self.meter.suite.keep, half_of(self._since.tasks, 1))
 
 
 def run(
     stage: AverageStage,
     method: PluginRef,
-    use: str,
-    suite: Suite,
-    fingerprint: str,
-    evaluator: Evaluator,
+    meter: SuiteMeter,
     context: StageContext,
 ) -> str:
-    """Write the soup and soup.json; returns "done". `use` is the suite's name."""
-    kitchen = Kitchen(stage, method, use, suite, fingerprint, evaluator, context)
+    """Write the soup and soup.json; returns "done"."""
+    kitchen = Kitchen(stage, method, meter, context)
     kitchen.recall()
     shutil.rmtree(context.directory / "soups", ignore_errors=True)  # of an attempt that died
     alone = [kitchen.ask((name,)) for name in stage.merged]

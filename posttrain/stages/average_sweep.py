@@ -25,7 +25,8 @@ from posttrain.ops import fronts
 from posttrain.stages.average import average_folders, average_job
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
-from posttrain.stages.measure import Evaluator, Measurement
+from posttrain.stages.measure import Measurement
+from posttrain.stages.meter import SuiteMeter
 from posttrain.stages.recommend import recommend, tax
 
 FRONT = "front.json"
@@ -48,18 +49,14 @@ class Candidate:
 def run(
     stage: AverageStage,
     method: PluginRef,
-    use: str,
-    suite: Suite,
-    fingerprint: str,
-    evaluator: Evaluator,
+    meter: SuiteMeter,
     context: StageContext,
 ) -> tuple[str, dict[str, Any]]:
-    """("done", what becomes front.json); `use` is the suite's name. Raises StageFailed where no
-    model satisfies the rule.
-    """
+    """("done", what becomes front.json). Raises StageFailed where no model satisfies the rule."""
+    suite = meter.suite
     assert suite.tax_since is not None  # `check` has seen to it
     measured: dict[str, Measurement] = {}
-    since = evaluator.measure(context.inputs[suite.tax_since].path, use, suite, fingerprint)
+    since = meter.measure(context.inputs[suite.tax_since].path)
     measured[suite.tax_since] = since
     candidates = [
         _made(stage, method, share, context, step) for step, share in enumerate(stage.shares)
@@ -70,7 +67,7 @@ def run(
     points: dict[str, dict[str, Any]] = {}
     for step, each in enumerate(candidates):
         context.tracker.event("asking", text=f"{each.name} is asked")
-        measured[each.name] = evaluator.measure(str(each.folder), use, suite, fingerprint)
+        measured[each.name] = meter.measure(str(each.folder))
         points[each.name] = _point(each, suite, since, measured[each.name])
         if each.method == method.name:  # the first of the candidates, in the shares' order
             context.tracker.log(_in_points(points[each.name]), step=step)
@@ -80,7 +77,7 @@ def run(
     told = [points[each.name] | {"chosen": each is kept} for each in candidates]
     front = {
         "schema": 1,
-        "suite": use,
+        "suite": meter.use,
         "points": told,
         "hypervolume": _hypervolume(told),
         "why": choice.why,

@@ -285,7 +285,7 @@ def _add_callback(
 ) -> None:
     from transformers.trainer_callback import PrinterCallback
 
-    from posttrain.train.stage_trainer import StageCallback
+    from posttrain.train.stage_callback import StageCallback
 
     every = evaluate_every(settings.num_steps(num_rows), settings.early_stopping)
     callback = StageCallback(measure, every, stop_asked, watch)

@@ -216,7 +216,7 @@ def _make_trainer(
     from trl import RewardConfig
 
     from posttrain.train.pair_trainer import MemberTrainer, pair_collator, pair_dataset
-    from posttrain.train.stage_trainer import StageCallback
+    from posttrain.train.stage_callback import StageCallback
 
     tokenizer = load_tokenizer(settings.model_path)
     if tokenizer.pad_token_id is None:

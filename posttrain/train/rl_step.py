@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-import resource
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -26,6 +25,7 @@ from posttrain.ports import LossInputs, LossTerms, Needs
 from posttrain.train.adapted_policy import make_policy
 from posttrain.train.critic import Critic, without_critic
 from posttrain.train.forward import Forward
+from posttrain.train.memory import peak_memory_bytes
 from posttrain.train.micro_batches import MicroBatch, Part, pack, split
 from posttrain.train.off_policy import trust_region
 from posttrain.train.preparation import KnownBatch, Preparation, StepSettings
@@ -108,7 +108,7 @@ class RlTrainer:
             "train/lr": lr,
             "train/tokens": float(num_tokens),
             "train/real_token_share": 1.0,  # packed: no padding is ever computed
-            "train/peak_memory_bytes": _peak_memory_bytes(),
+            "train/peak_memory_bytes": peak_memory_bytes(),
             "policy/kl_reference_nats": batch.kl_nats,
             **self._preparation.kl_metrics(batch),
             **batch.advantages.metrics,
@@ -238,10 +238,3 @@ def _refuse_unmet(needs: Needs, critic: Critic | None) -> None:
             "the algorithm compares pairs of answers, which online stages do not have",
             help="use it in a `preference` stage",
         )
-
-
-def _peak_memory_bytes() -> float:
-    """Of the process on a CPU, of the device on a GPU."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

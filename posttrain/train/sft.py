@@ -114,7 +114,7 @@ def _make_trainer(
     from trl import SFTConfig
 
     from posttrain.train.sft_trainer import PackedSftTrainer
-    from posttrain.train.stage_trainer import StageCallback
+    from posttrain.train.stage_callback import StageCallback
 
     def heldout_loss() -> dict[str, float]:
         loss = mean_loss(model, heldout, settings.tokens_per_micro_batch, settings.autocast)

@@ -9,9 +9,8 @@ there are changes nothing.
 from __future__ import annotations
 
 import math
-import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from posttrain.config.restraints import UNRESTRAINED, Restraints
 from posttrain.errors import StageFailed
@@ -27,6 +26,7 @@ from posttrain.model.lora import has_adapters
 from posttrain.ports import CheckpointFolders, Tracker
 from posttrain.train.early_stopping import HeldoutWatch
 from posttrain.train.half_fine_tuning import trained_share
+from posttrain.train.memory import peak_memory_bytes
 from posttrain.train.start_point import StartPoint
 from posttrain.train.weight_average import WeightAverage
 
@@ -232,99 +232,3 @@ class StageTrainer(Trainer):
     def _trained(self) -> dict[str, Any]:
         model: Any = self.model
         return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-class StageCallback(TrainerCallback):
-    """Measuring on held-out rows now and then, stopping when asked, no broken gradient."""
-
-    def __init__(
-        self,
-        heldout: Callable[[], Mapping[str, float]] | None,
-        evaluate_every: int,
-        stop_asked: Callable[[], bool],
-        watch: HeldoutWatch | None = None,
-    ) -> None:
-        """`heldout` gives metrics by full name; `watch` says when they get no better."""
-        self._heldout = heldout
-        self._watch = watch
-        self._evaluated_at = -1
-        self._evaluate_every = evaluate_every
-        self._stop_asked = stop_asked
-        self.trainer: StageTrainer  # set once it exists
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if state.global_step == 0:
-            self._evaluate(state)
-        self.trainer.start_clock()
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        if state.global_step and state.global_step % self._evaluate_every == 0:
-            self.trainer.start_clock()
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
-        if not math.isfinite(norm):
-            raise StageFailed(
-                f"step {state.global_step + 1}: the gradient is not finite; the weights were not "
-                "changed",
-                help=NOT_FINITE_HELP,
-            )
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.trainer.after_step()
-        no_better = False
-        if state.global_step % self._evaluate_every == 0 or state.global_step >= state.max_steps:
-            began = time.monotonic()
-            no_better = self._evaluate(state) and state.global_step < state.max_steps
-            self.trainer.skip_clock(time.monotonic() - began)
-        asked, no_better = self._of_any_rank(self._stop_asked(), no_better)
-        if no_better:
-            self.trainer.ended_early = True
-            control.should_training_stop = True
-        elif asked:
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        # Gone on from the checkpoint of the last step, nothing was left to train.
-        if state.global_step >= state.max_steps and self._evaluated_at != state.global_step:
-            self._evaluate(state)
-
-    def _evaluate(self, state: TrainerState) -> bool:
-        """Measure on the first rank; whether held-out rows say that training ends here."""
-        self._evaluated_at = state.global_step
-        if self._heldout is None or not state.is_world_process_zero:
-            return False
-        with self.trainer.averaged():
-            metrics = self._heldout()
-            self.trainer.track(metrics)
-            if self._watch is None:
-                return False
-            value = metrics[self._watch.metric]
-            return self._watch.note(state.global_step, value, self.trainer.trained_weights)
-
-    def _of_any_rank(self, *flags: bool) -> tuple[bool, ...]:
-        """All ranks end after the same step, also where one sees a reason earlier."""
-        if self.trainer.accelerator.num_processes == 1:
-            return flags
-        mine = torch.tensor([float(flag) for flag in flags], device=self.trainer.args.device)
-        total = self.trainer.accelerator.reduce(mine, reduction="sum")
-        return tuple(bool(each > 0) for each in total)
-
-
-def peak_memory_bytes() -> float:
-    """Of the device on a GPU, of the process on a CPU."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -11,6 +11,7 @@ from posttrain.stages import average_greedy, statistics
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.measure import Measurement, TaskResult, points
+from posttrain.stages.meter import SuiteMeter
 from posttrain.types import Artifact
 
 SUITE = Suite(gain=["gain"], keep=["keep"], tax_since="base")
@@ -83,7 +84,9 @@ def run(tmp_path, evaluator=None, models=("a", "b", "c"), suite=SUITE):
     tracker, launcher, evaluator = Records(), Launcher(), evaluator or Evaluator()
     context = StageContext("average", tmp_path, inputs, launcher, tracker, None, 1, 9, 0)
     method = PluginRef("averaging", "soup", {}, ".")
-    outcome = average_greedy.run(stage, method, "abilities", suite, "f00d", evaluator, context)
+    outcome = average_greedy.run(
+        stage, method, SuiteMeter("abilities", suite, "f00d", evaluator), context
+    )
     assert outcome == "done"
     return json.loads((tmp_path / "soup.json").read_text()), launcher, evaluator, tracker
 

@@ -11,6 +11,7 @@ from posttrain.stages import average_sweep, statistics
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
 from posttrain.stages.measure import Measurement, TaskResult, points
+from posttrain.stages.meter import SuiteMeter
 from posttrain.types import Artifact
 
 SUITE = Suite(gain=["gain"], keep=["keep"], tax_since="base")
@@ -73,7 +74,9 @@ def run(tmp_path, method="layerwise", launcher=None, **changes):
     launcher = launcher or Launcher()
     context = StageContext("average", tmp_path, inputs, launcher, tracker, None, 1, 9, 0)
     ref = PluginRef("averaging", method, {}, ".")
-    outcome, front = average_sweep.run(stage, ref, "abilities", SUITE, "f00d", Evaluator(), context)
+    outcome, front = average_sweep.run(
+        stage, ref, SuiteMeter("abilities", SUITE, "f00d", Evaluator()), context
+    )
     return outcome, front, launcher, tracker
 
 
