@@ -264,6 +264,12 @@ choose another name.""",
     "config-changed": """A stage of the run is done with other settings than the file has now.
 `resume` goes on with what was started; `run` does the changed stages again.""",
     "unknown-run": """There is no run of that name under runs/.""",
+    "run-unreadable": """The run's run.json is missing its stages, or is cut short. It says which
+identity of each stage is in use, so without it nothing tells what `posttrain clean` may remove.""",
+    "not-removed": """Something that `posttrain clean` was to remove is still there: it belongs to
+another user, is a mount of its own, or lies behind a link, which is never followed. The run itself
+is whole: each folder is moved aside in one step before it is removed, so what is left of one is in
+a hidden folder of the run that the next `posttrain clean --leftovers` takes.""",
     "report-failed": """The report could not be written. The run itself is untouched: try
 `posttrain report` again.""",
     "interrupted": """Stopped by Ctrl-C or a signal. What was finished is kept; `posttrain resume`
