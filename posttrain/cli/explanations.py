@@ -258,7 +258,8 @@ started.""",
 resume` goes on from its last checkpoint.""",
     "checkpoint-damaged": """The last checkpoint lacks a file or is cut short: probably a full
 disk, or files removed by hand.""",
-    "disk-too-small": """The run would fill the disk, so it was not started.""",
+    "disk-too-small": """The run would fill the disk, so it was not started. `posttrain clean` says
+what of earlier runs is no longer needed, and removes what its flags name.""",
     "run-in-use": """Another process is writing this run. Follow it with `posttrain status`, or
 choose another name.""",
     "config-changed": """A stage of the run is done with other settings than the file has now.
