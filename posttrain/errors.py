@@ -108,6 +108,12 @@ class Interrupted(PosttrainError):
     exit_code = 130
 
 
+class NotRemoved(PosttrainError):
+    """Something that was to be removed is still there. The message says how much was."""
+
+    code = "not-removed"
+
+
 class DeadlineExceeded(PosttrainError):
     """A wait across processes took too long; the message names who waited for whom."""
 

@@ -50,6 +50,18 @@ class CommittedFolders:
             )
         return folder
 
+    def unneeded(self) -> list[Path]:
+        """Whole checkpoints that the commit pointer does not name: nobody goes on from them.
+
+        None where the named one is missing or damaged: whoever mends that may want all there is.
+        """
+        try:
+            latest = self.latest()
+        except (InputError, OSError, ValueError, KeyError):
+            return []
+        others = sorted(self._directory.glob("step-*")) if latest is not None else []
+        return [path for path in others if path != latest]
+
     def begin(self, step: int) -> Path:
         """A hidden folder for this step; the same on every rank."""
         partial = self._directory / f".step-{step:06d}.partial"

@@ -31,6 +31,8 @@ COMMANDS = {
     "show": "rows as the model sees them, with the trained tokens marked",
     "reward": "score one answer with a reward, or look for ways to fool it",
     "eval": "ask any model a suite's questions",
+    "clean": "free the disk of what a run no longer needs; says first what that is",
+    "doctor": "what this machine can do, what is wrong with it, and what to do about that",
     "explain": "what an error means, by its name",
     "schema": "write the JSON schema of pipeline files, for editors",
 }
@@ -46,7 +48,7 @@ posttrain: from a base language model to a finished one, as one graph of stages
   posttrain report            what was gained, what it cost, which model to take
   posttrain chat              ask the finished model something
 
-more   plan, new, show, reward, eval, explain
+more   plan, new, show, reward, eval, clean, doctor, explain
 help   posttrain COMMAND -h, in any position; --traceback says where it broke
 """
 

@@ -258,12 +258,19 @@ started.""",
 resume` goes on from its last checkpoint.""",
     "checkpoint-damaged": """The last checkpoint lacks a file or is cut short: probably a full
 disk, or files removed by hand.""",
-    "disk-too-small": """The run would fill the disk, so it was not started.""",
+    "disk-too-small": """The run would fill the disk, so it was not started. `posttrain clean` says
+what of earlier runs is no longer needed, and removes what its flags name.""",
     "run-in-use": """Another process is writing this run. Follow it with `posttrain status`, or
 choose another name.""",
     "config-changed": """A stage of the run is done with other settings than the file has now.
 `resume` goes on with what was started; `run` does the changed stages again.""",
     "unknown-run": """There is no run of that name under runs/.""",
+    "run-unreadable": """The run's run.json is missing its stages, or is cut short. It says which
+identity of each stage is in use, so without it nothing tells what `posttrain clean` may remove.""",
+    "not-removed": """Something that `posttrain clean` was to remove is still there: it belongs to
+another user, is a mount of its own, or lies behind a link, which is never followed. The run itself
+is whole: each folder is moved aside in one step before it is removed, so what is left of one is in
+a hidden folder of the run that the next `posttrain clean --leftovers` takes.""",
     "report-failed": """The report could not be written. The run itself is untouched: try
 `posttrain report` again.""",
     "interrupted": """Stopped by Ctrl-C or a signal. What was finished is kept; `posttrain resume`

@@ -139,6 +139,6 @@ def check_disk(path: Path, needed_bytes: int) -> None:
                 "disk-too-small",
                 f"{free / 1e9:.1f} GB are free, the run needs about {needed_bytes / 1e9:.1f} GB",
                 path=str(existing),
-                help="free some space, or put the runs elsewhere: --runs-dir DIRECTORY",
+                help="posttrain clean says what could go; or elsewhere: --runs-dir DIRECTORY",
             )
         )

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -58,31 +59,46 @@ class SharedDirectory:
             self._lock = None
 
 
+def orphans(parent: str | Path = PARENT) -> list[Path]:
+    """The folders whose owner is dead. Looks only; another user's count as owned."""
+    return [folder for folder in _owned_folders(parent) if _free(folder, fcntl.LOCK_SH)]
+
+
 def remove_orphans(parent: str | Path = PARENT) -> list[Path]:
     """Remove the folders whose owner is dead, and return them. Folders of live owners stay."""
-    folders = [
+    return [
+        folder
+        for folder in _owned_folders(parent)
+        # Removed while still locked: an owner to be has to wait.
+        if _free(folder, fcntl.LOCK_EX, lambda f: shutil.rmtree(f, ignore_errors=True))
+    ]
+
+
+def _owned_folders(parent: str | Path) -> list[Path]:
+    return [
         path
         for path in sorted(Path(parent).glob(f"{PREFIX}*"))
         if path.is_dir() and OWNED_NAME.match(path.name)
     ]
-    return [folder for folder in folders if _remove_orphan(folder)]
 
 
-def _remove_orphan(folder: Path) -> bool:
-    """Remove one folder; False where it has an owner, or is not ours to remove."""
+def _free(folder: Path, lock_kind: int, then: Callable[[Path], None] = lambda folder: None) -> bool:
+    """Whether a folder's owner is dead, in which case `then` is called with it; False where it is
+    not ours to look at.
+    """
     try:
         lock = os.open(folder / OWNER_FILE, os.O_RDWR)
     except FileNotFoundError:
         # Between mkdir and the owner's file a live owner looks like this; a dead one's pid is gone.
         if _alive(folder):
             return False
-        shutil.rmtree(folder, ignore_errors=True)
+        then(folder)
         return True
-    except PermissionError:
+    except OSError:
         return False  # another user's
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)  # still locked: an owner to be has to wait
+        fcntl.flock(lock, lock_kind | fcntl.LOCK_NB)
+        then(folder)
         return True
     except BlockingIOError:
         return False

@@ -1,0 +1,45 @@
+"""Whether the heavy packages can be imported here, each in a process of its own with a deadline."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+
+from posttrain.doctor.finding import Finding
+
+DEADLINE_S = 120.0
+PROGRAMS: Mapping[str, str] = {
+    "torch": "import torch; print(torch.__version__)",
+    "transformers": "import transformers; print(transformers.__version__)",
+    "ray": "import ray; print(ray.__version__)",
+    "vllm": "import vllm; from vllm.platforms import current_platform as p; "
+    "print(f'{vllm.__version__} for {p.device_type or p.device_name}')",
+}
+
+
+def import_findings(
+    programs: Mapping[str, str] = PROGRAMS, deadline_s: float = DEADLINE_S
+) -> list[Finding]:
+    """One for each; seconds are those of a first import, compiling included."""
+    return [_look(name, program, deadline_s) for name, program in programs.items()]
+
+
+def _look(name: str, program: str, deadline_s: float) -> Finding:
+    started = time.perf_counter()
+    command = [sys.executable, "-c", program]
+    help = f'{sys.executable} -c "import {name}"'
+    try:
+        ran = subprocess.run(
+            command, capture_output=True, text=True, timeout=deadline_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        text = f"{name} takes more than {deadline_s:.0f} s"
+        return Finding("import", "act", text, help)
+    seconds = time.perf_counter() - started
+    if ran.returncode != 0:
+        said = ran.stderr.strip().splitlines() or [f"ends with {ran.returncode}"]
+        return Finding("import", "act", f"{name}: {said[-1]}", help)
+    said = ran.stdout.strip().splitlines() or [""]
+    return Finding("import", "ok", f"{name} {said[-1]}, {seconds:.1f} s")
