@@ -139,7 +139,7 @@ def pipeline(model: str) -> dict[str, Any]:
             "watch": GOLD,
             "data": "stories_pairs.jsonl",
             "batch": {"prompts": 64, "samples_per_prompt": 1, "epochs": epochs},
-            "steps": 60,
+            "steps": 40,
             "staleness": 1,
             "sampling": sampling,
         }

@@ -4,6 +4,8 @@ Online: `Config`, `NEEDS`, `advantages(inputs, config)`, `loss(inputs, config)`.
 Offline: `Config`, `NEEDS`, `objective(config)`.
 Where the needs are not what `NEEDS` and the settings of the KL say, a file also has
 `needs(config)`; ask `needs_of`.
+
+May import: ops, ports and below; torch for typing only.
 """
 
 from __future__ import annotations

@@ -2,4 +2,6 @@
 
 A method sees one tensor at a time (`posttrain.ports.TensorVersions`), so whole models never have to
 fit into memory.
+
+May import: ops, ports and below; torch. Nothing that reads files.
 """

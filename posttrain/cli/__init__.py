@@ -3,6 +3,8 @@
 Every way out goes through `main`: mistakes in the input are printed all at once and end with 2,
 errors of a run with their own code, Ctrl-C with 130, and a bug of ours with one line that says
 where the traceback lies.
+
+May import: all of posttrain, heavy parts inside the function that needs them; typer, rich.
 """
 
 from __future__ import annotations

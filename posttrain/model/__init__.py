@@ -1,1 +1,4 @@
-"""Whatever touches a language model: loading, rendering, attention, forward passes."""
+"""Whatever touches a language model: loading, rendering, attention, forward passes.
+
+May import: algorithms and below; torch, transformers, peft.
+"""

@@ -2,6 +2,8 @@
 
 Submodules load on first use, so an algorithm's file can name `ops.surrogates` and still be imported
 where torch must not be (`posttrain check` reads its Config).
+
+May import: torch, and nothing of posttrain.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Each has `Config`, `COLUMNS` and `select(candidates, config)`. COLUMNS are what 
 the prompt: `("completion",)`, and `select` gives candidates; or `("chosen", "rejected")`, and it
 gives pairs of them, the better one first. A rule that also weighs the answer that a row of the data
 brings with it has `OWN_ANSWER`, the name of that column.
+
+May import: ports and below.
 """
 
 from __future__ import annotations

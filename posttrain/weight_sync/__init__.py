@@ -6,4 +6,6 @@ GPU to GPU (`nccl_publisher`, `nccl_receiver`) over vLLM's own transfer engines 
 both sides agree through a small store (`nccl_meeting`). `checksum` and `device_checksum` say that
 what arrived is what was sent, `held` that the engine's layers compute with it. `worker_extension`
 is what vLLM's worker does for an update, `shadow` why it need not stand still meanwhile.
+
+May import: model and below; torch, safetensors, vllm.
 """

@@ -49,6 +49,13 @@ def test_every_package_is_shipped():
     assert listed - found == {"posttrain.rewards", "posttrain.pipelines", "posttrain.configs"}
 
 
+@pytest.mark.parametrize("package", sorted(p.parent for p in ROOT.glob("posttrain/*/__init__.py")))
+def test_every_folder_says_what_lives_there_and_what_it_may_import(package):
+    lines = ast.get_docstring(ast.parse((package / "__init__.py").read_text())).splitlines()
+    assert len(lines[0]) > 20
+    assert lines[-1].startswith("May import: ")
+
+
 @pytest.mark.parametrize("name", modules_of("rewards"))
 def test_a_reward_imports_only_what_rewards_may(name):
     ours = [m for m in imports_of(ROOT / "rewards" / f"{name}.py") if m.startswith("posttrain")]
