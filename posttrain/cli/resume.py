@@ -42,9 +42,14 @@ def resume(
     loaded = stored
     if not as_run and Path(before["file"]).exists():
         loaded = load_pipeline(before["file"], before["overrides"])
+        if before.get("smoke"):
+            from posttrain.cli.smoke import cut_down
+
+            loaded = cut_down(loaded, address)
         _refuse_changes(folder, stored, loaded, before)
     print(*transcript(folder, before), sep="\n", file=sys.stderr, flush=True)
-    options = RunOptions(runs_dir, folder.path.name, address, json, tuple(before["overrides"]))
+    overrides, smoke = tuple(before["overrides"]), bool(before.get("smoke"))
+    options = RunOptions(runs_dir, folder.path.name, address, json, overrides, smoke)
     Execution(loaded, options).carry_out()
     return 0
 
