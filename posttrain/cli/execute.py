@@ -53,6 +53,7 @@ class RunOptions:
     json: bool = False
     overrides: Sequence[str] = ()
     smoke: bool = False  # the pipeline was cut down to two steps of every stage
+    measures: bool = False  # it is a measurement for `plan`
 
 
 @dataclass(slots=True)
@@ -169,6 +170,7 @@ class Execution:
             "file": str(plan.loaded.file),
             "overrides": list(self.options.overrides),
             "smoke": self.options.smoke,
+            "measures": self.options.measures,
             "description": pipeline.description,
             "state": "running",
             "command": " ".join(sys.argv),

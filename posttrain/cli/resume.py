@@ -40,6 +40,7 @@ def resume(
     before = folder.read()
     stored = load_pipeline(str(folder.path / "pipeline.yaml"))
     loaded = stored
+    as_run = as_run or bool(before.get("measures"))  # its file describes what it measures for
     if not as_run and Path(before["file"]).exists():
         loaded = load_pipeline(before["file"], before["overrides"])
         if before.get("smoke"):
@@ -48,8 +49,15 @@ def resume(
             loaded = cut_down(loaded, address)
         _refuse_changes(folder, stored, loaded, before)
     print(*transcript(folder, before), sep="\n", file=sys.stderr, flush=True)
-    overrides, smoke = tuple(before["overrides"]), bool(before.get("smoke"))
-    options = RunOptions(runs_dir, folder.path.name, address, json, overrides, smoke)
+    options = RunOptions(
+        runs_dir,
+        folder.path.name,
+        address,
+        json,
+        tuple(before["overrides"]),
+        smoke=bool(before.get("smoke")),
+        measures=bool(before.get("measures")),
+    )
     Execution(loaded, options).carry_out()
     return 0
 
