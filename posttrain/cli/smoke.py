@@ -76,7 +76,7 @@ def conclusion(file: str, folder: RunFolder, began: float) -> list[str]:
         for each in read_jsonl(folder.path / "events.jsonl")
         if each.get("name") == "gate" and each.get("time", 0.0) >= began
     ]
-    gates = [f"  gate {each['stage']}: {each['text']} ({each['verdict']})" for each in events]
+    gates = [f"  gate {each['stage']}: {each['text']}" for each in events]
     took = long_duration(time.time() - began)
     return [*gates, f"smoke passed in {took}: every stage ran. For real: posttrain run {file}"]
 

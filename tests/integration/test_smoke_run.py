@@ -59,7 +59,7 @@ def test_two_steps_of_each_stage_in_a_folder_of_its_own(ran, workplace):
 
 def test_a_gate_that_fails_is_told_and_stops_nothing(ran):
     lines = ran.stderr.splitlines()
-    assert any(line.startswith("  gate rlvr: ") and line.endswith("(fail)") for line in lines)
+    assert any(line.startswith("  gate rlvr: ") and line.endswith("> 99: fail") for line in lines)
     assert lines[-1].startswith("smoke passed in ")
     assert lines[-1].endswith("For real: posttrain run wide.yaml")
 

@@ -63,7 +63,7 @@ def test_it_says_what_is_not_what_the_file_says(write_pipeline: Callable[..., st
 
 def test_it_ends_with_the_gates_of_this_run_and_the_next_command(tmp_path: Path) -> None:
     def gate(time: float, verdict: str) -> str:
-        text = f"gain > 60: 2.0 ({time:g})"
+        text = f"gain ({time:g} ± 2.0) > 60: {verdict}"
         event = {"time": time, "name": "gate", "stage": "sft", "text": text, "verdict": verdict}
         return json.dumps(event)
 
@@ -72,7 +72,7 @@ def test_it_ends_with_the_gates_of_this_run_and_the_next_command(tmp_path: Path)
         "\n".join([gate(1, "fail"), other, gate(11, "fail")]) + "\n"
     )
     first, last = conclusion("mine.yaml", RunFolder(tmp_path), began=10.0)
-    assert first == "  gate sft: gain > 60: 2.0 (11) (fail)"
+    assert first == "  gate sft: gain (11 ± 2.0) > 60: fail"
     assert last.startswith("smoke passed in ") and last.endswith("posttrain run mine.yaml")
 
 
