@@ -104,6 +104,7 @@ def test_what_is_stored_reads_back_as_the_same_pipeline(
     (tmp_path / "stored.yaml").write_text(yaml.safe_dump(small.raw, sort_keys=False))
     again = load_pipeline(str(tmp_path / "stored.yaml"))
     assert again.pipeline == small.pipeline and again.cluster == small.cluster
+    assert smoke(again, 0).pipeline == small.pipeline  # as when a smoke run is resumed
 
 
 def test_sizes_of_a_wide_pipeline(wide: LoadedPipeline) -> None:
