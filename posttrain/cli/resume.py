@@ -58,7 +58,12 @@ def resume(
         smoke=bool(before.get("smoke")),
         measures=bool(before.get("measures")),
     )
+    began = time.time()
     Execution(loaded, options).carry_out()
+    if options.smoke:
+        from posttrain.cli.smoke import conclusion
+
+        print(*conclusion(before["file"], folder, began), sep="\n", file=sys.stderr)
     return 0
 
 
