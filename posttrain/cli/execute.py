@@ -52,6 +52,8 @@ class RunOptions:
     address: str | None = None
     json: bool = False
     overrides: Sequence[str] = ()
+    smoke: bool = False  # the pipeline was cut down to two steps of every stage
+    measures: bool = False  # it is a measurement for `plan`
 
 
 @dataclass(slots=True)
@@ -120,7 +122,13 @@ class Execution:
             if trained_stages(plan):
                 launcher.expect_training()
             runner = Runner(
-                plan, folder, self.run["run_id"], launcher, session.num_cores, screen.tick
+                plan,
+                folder,
+                self.run["run_id"],
+                launcher,
+                session.num_cores,
+                screen.tick,
+                gates_stop=not self.options.smoke,
             )
             try:
                 with interruptible(runner, session, screen):
@@ -161,6 +169,8 @@ class Execution:
             "run_id": before.get("run_id") or time.strftime("%Y%m%d-%H%M%S"),
             "file": str(plan.loaded.file),
             "overrides": list(self.options.overrides),
+            "smoke": self.options.smoke,
+            "measures": self.options.measures,
             "description": pipeline.description,
             "state": "running",
             "command": " ".join(sys.argv),
@@ -249,7 +259,7 @@ def needed_bytes(plan: RunPlan) -> int:
     models = [
         Path(s.stage.path)
         for s in plan.stages
-        if isinstance(s.stage, ModelStage) and s.stage.path is not None
+        if isinstance(s.stage, ModelStage) and s.stage.path is not None and not s.stage.tiny
     ]
     sizes = [sum(f.stat().st_size for f in m.glob("*.safetensors")) for m in models if m.is_dir()]
     largest = max([*sizes, SMALLEST_MODEL_BYTES])

@@ -158,6 +158,10 @@ context. `data.too_long: drop` leaves such rows out and counts them.""",
     "empty-prompt": """A prompt renders to no token at all, so there is nothing to continue.""",
     "unknown-model": """`from_scratch: micro` is the one model that is made from random weights.
 Anything else is a folder or a hub name under `path`.""",
+    "no-tiny-model": """`run --smoke` (or `tiny: true` on a model stage) makes a few small random
+layers of the model's architecture, so that nothing large is fetched or trained. Architectures whose
+other sizes depend on those made small cannot be built so: take the model's own weights with
+`stages.NAME.tiny=false`, or a small model of the same family with `stages.NAME.path=...`.""",
     "no-model": """A model is a folder in Hugging Face form, with config.json, .safetensors
 weights and a tokenizer. If it was given by a hub name, the hub has none of that name or did not
 answer.""",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain.cli.output import SCHEMA, print_problems
-from posttrain.cli.run import RUNS_DIR, RunsDir
+from posttrain.cli.run import RUNS_DIR, Address, RunsDir
 
 if TYPE_CHECKING:
     from posttrain.pipeline.forecast import StageForecast
@@ -38,11 +38,20 @@ def plan(
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
     json_output: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="First run a few steps of each online stage, to know speeds."
+        ),
+    ] = False,
+    address: Address = None,
 ) -> int:
     """Say what a run would do and why, and how fast its online stages would be.
 
     The coordinator of the real run is simulated on a virtual clock; figures come from an earlier
-    run in the run folder where there is one. Exit code 2: something in the file is wrong.
+    run in the run folder where there is one, or from `--measure`, which starts engines and
+    trainers as the file has them. Exit code 2: something in the file is wrong; with `--measure`
+    also those of `run`.
     """
     from posttrain.config.load import load_pipeline
     from posttrain.pipeline.check import check
@@ -55,6 +64,10 @@ def plan(
     report.raise_if_any()
     folder = RunFolder(runs_dir / (name or loaded.pipeline.name))
     run_plan = make_plan(loaded, report.graph, folder)
+    if measure:
+        from posttrain.cli.measure import run_measurement
+
+        run_measurement(run_plan, folder, address)
     forecasts = {
         stage.name: forecast_stage(
             loaded,

@@ -40,12 +40,30 @@ def resume(
     before = folder.read()
     stored = load_pipeline(str(folder.path / "pipeline.yaml"))
     loaded = stored
+    as_run = as_run or bool(before.get("measures"))  # its file describes what it measures for
     if not as_run and Path(before["file"]).exists():
         loaded = load_pipeline(before["file"], before["overrides"])
+        if before.get("smoke"):
+            from posttrain.cli.smoke import cut_down
+
+            loaded = cut_down(loaded, address)
         _refuse_changes(folder, stored, loaded, before)
     print(*transcript(folder, before), sep="\n", file=sys.stderr, flush=True)
-    options = RunOptions(runs_dir, folder.path.name, address, json, tuple(before["overrides"]))
+    options = RunOptions(
+        runs_dir,
+        folder.path.name,
+        address,
+        json,
+        tuple(before["overrides"]),
+        smoke=bool(before.get("smoke")),
+        measures=bool(before.get("measures")),
+    )
+    began = time.time()
     Execution(loaded, options).carry_out()
+    if options.smoke:
+        from posttrain.cli.smoke import conclusion
+
+        print(*conclusion(before["file"], folder, began), sep="\n", file=sys.stderr)
     return 0
 
 

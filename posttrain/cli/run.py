@@ -29,6 +29,10 @@ def run(
     runs_dir: RunsDir = RUNS_DIR,
     address: Address = None,
     json: Json = False,
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="Two steps of every stage, on this machine, in NAME-smoke."),
+    ] = False,
 ) -> int:
     """Run every stage that is not done, and show how it goes.
 
@@ -39,6 +43,11 @@ def run(
     from posttrain.config.load import load_pipeline
 
     given = overrides or []
-    options = RunOptions(runs_dir, name, address, json, tuple(given))
-    Execution(load_pipeline(file, given), options).carry_out()
+    loaded = load_pipeline(file, given)
+    if smoke:
+        from posttrain.cli.smoke import run_smoke
+
+        run_smoke(file, loaded, RunOptions(runs_dir, name, address, json, tuple(given), smoke=True))
+        return 0
+    Execution(loaded, RunOptions(runs_dir, name, address, json, tuple(given))).carry_out()
     return 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.document import Places, read_document, show_path
+from posttrain.config.document import Places, join, read_document, show_path
 from posttrain.config.interpolation import interpolate
 from posttrain.config.keys import STAGE_CLASSES, stage_class
 from posttrain.config.overrides import (
@@ -110,6 +110,32 @@ def load_pipeline(file_or_name: str, overrides: Sequence[str] = ()) -> LoadedPip
     base_dir = Path.cwd() if is_shipped else file.resolve().parent
     raw = _complete(document.data, overrides, base_dir, places, problems)
     return _validated(raw, file, base_dir, places, problems)
+
+
+def with_values(
+    loaded: LoadedPipeline, values: Mapping[tuple[str, ...], Any], said_by: str
+) -> LoadedPipeline:
+    """A sound pipeline with some keys set, checked like a file. `said_by` stands for their place.
+
+    What was warned of while loading is told again. Raises InputError where the pipeline has errors.
+    """
+    if any(problem.severity == "error" for problem in loaded.problems):
+        raise InputError(list(loaded.problems))
+    raw = dict(loaded.raw)
+    places = Places(dict(loaded.origins))
+    for path, value in values.items():
+        raw = _set(raw, path, value)
+        places.by_key[join(*path)] = (said_by, None)
+    problems = ProblemList(list(loaded.problems))
+    return _validated(raw, loaded.file, loaded.base_dir, places, problems)
+
+
+def _set(block: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A copy of plain values with one key set. Blocks that several keys share stay as they are."""
+    if not path:
+        return value
+    below = dict(block) if isinstance(block, Mapping) else {}
+    return below | {path[0]: _set(below.get(path[0]), path[1:], value)}
 
 
 def _complete(

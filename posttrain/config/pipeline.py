@@ -39,11 +39,21 @@ class ModelStage(StageBase):
     """`micro`: about a million random parameters and a character-level tokenizer."""
     chat_template: str | None = None
     """A shipped template (plain, chatml, llama3, tulu) or a .jinja file; else the model's own."""
+    # Not told where it is not asked for: identities of stages without stay what they were.
+    tiny: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """With `path`: a few small layers of the same architecture with random weights, in place of the
+    model's own, which are not fetched; its tokenizer and template stay. `run --smoke` sets it."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelStage:
         if (self.path is None) == (self.from_scratch is None):
             raise ValueError("give one of `path` and `from_scratch`")
+        if self.tiny and self.path is None:
+            raise Contradiction(
+                "`tiny` shrinks the model of `path`, and there is none",
+                "leave it out: `from_scratch: micro` is small already",
+                code="unused-setting",
+            )
         return self
 
 

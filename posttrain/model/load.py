@@ -6,7 +6,7 @@ Only safetensors is read, and no code that ships with a model is run.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def from_folder(
     from transformers import AutoConfig
 
     require_model_folder(path)
-    _no_progress_bars()
+    no_progress_bars()
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, **changes)
     model, loading = kind.from_pretrained(
         path,
@@ -116,7 +116,7 @@ def save_model(
     `precision` casts what is written; None keeps the model's own format. `weights` is written in
     place of the model's own where those are sharded: whole, tied ones once, cast already.
     """
-    _no_progress_bars()
+    no_progress_bars()
     with whole_directory(Path(directory)) as partial:
         if precision is not None and (weights is not None or model.dtype != DTYPES[precision]):
             state = dict(weights or _cast(model, DTYPES[precision]))
@@ -133,15 +133,25 @@ def adopt_model(path: str, target: Path, chat_template: str | None = None) -> No
     A chat template given here is written into the new folder, together with its end-of-turn token
     as one that stops generation. Raises InputError.
     """
-    source = Path(path) if Path(path).is_dir() else _download(path)
+    source = model_source(path, HUB_FILES)
     require_model_folder(source)
     template = read_template(chat_template) if chat_template is not None else None
     with whole_directory(target) as partial:
-        for file in sorted(source.iterdir()):
-            if file.is_file() and not any(file.match(pattern) for pattern in PICKLED):
-                os.symlink(file.resolve(), partial / file.name)
+        link_files(source, partial, PICKLED)
         if template is not None:
-            _set_template(partial, template)
+            set_template(partial, template)
+
+
+def model_source(path: str, patterns: Sequence[str]) -> Path:
+    """A folder, or where a hub model's files of these names lie. Raises InputError."""
+    return Path(path) if Path(path).is_dir() else _download(path, patterns)
+
+
+def link_files(source: Path, target: Path, besides: Sequence[str]) -> None:
+    """Links to a folder's files, but those whose names match one of `besides`."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and not any(file.match(pattern) for pattern in besides):
+            os.symlink(file.resolve(), target / file.name)
 
 
 def context_length(config: Any) -> int:
@@ -149,10 +159,24 @@ def context_length(config: Any) -> int:
     return int(config.get_text_config().max_position_embeddings)
 
 
+def set_template(folder: Path, source: str) -> None:
+    """Make `source` the folder's chat template; what it ends turns with stops generation."""
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+    edit_json(folder / "tokenizer_config.json", {"chat_template": None})
+    stops = end_of_turn_ids(load_tokenizer(folder))
+    known = read_json(folder / "generation_config.json").get("eos_token_id")
+    known = known if known is not None else read_json(folder / "config.json").get("eos_token_id")
+    known_list = known if isinstance(known, list) else [] if known is None else [known]
+    eos = [*stops, *(token for token in known_list if token not in stops)]
+    if eos:
+        edit_json(folder / "generation_config.json", {"eos_token_id": eos})
+
+
 # -- inside -------------------------------------------------------------------------------------
 
 
-def _no_progress_bars() -> None:
+def no_progress_bars() -> None:
     """Screens belong to the command line; a worker's bars would only fill its log."""
     from transformers.utils import logging
 
@@ -205,13 +229,13 @@ def _has_flash_attention() -> bool:
     return bool(is_flash_attn_2_available())
 
 
-def _download(name: str) -> Path:
+def _download(name: str, patterns: Sequence[str]) -> Path:
     """A hub model's folder in the local hub cache. Raises InputError where there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         lines = str(error).strip().splitlines() or [repr(error)]
         reason = lines[0].strip('"')
@@ -222,17 +246,3 @@ def _download(name: str) -> Path:
                 help="check the spelling; without internet give a folder",
             )
         ) from error
-
-
-def _set_template(folder: Path, source: str) -> None:
-    """Make `source` the folder's chat template; what it ends turns with stops generation."""
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
-    edit_json(folder / "tokenizer_config.json", {"chat_template": None})
-    stops = end_of_turn_ids(load_tokenizer(folder))
-    known = read_json(folder / "generation_config.json").get("eos_token_id")
-    known = known if known is not None else read_json(folder / "config.json").get("eos_token_id")
-    known_list = known if isinstance(known, list) else [] if known is None else [known]
-    eos = [*stops, *(token for token in known_list if token not in stops)]
-    if eos:
-        edit_json(folder / "generation_config.json", {"eos_token_id": eos})

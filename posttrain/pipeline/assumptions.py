@@ -15,7 +15,7 @@ from posttrain.loop.latency import AnswerLengths, EngineSpeed, Schedule, System,
 from posttrain.pipeline.calibration import calibrated, lengths_with_mean
 from posttrain.pipeline.check_algorithms import stage_needs
 from posttrain.pipeline.device_speeds import engine_speed, model_parameters, trainer_speed
-from posttrain.pipeline.measured import Measured, newest_measured
+from posttrain.pipeline.measured import Measured, known_figures
 from posttrain.ports import Needs
 from posttrain.track.formatting import percent, significant
 
@@ -77,14 +77,14 @@ def assume(
     schedule: Schedule,
     run: Path,
     config: StrictModel,
-) -> tuple[System, tuple[Assumption, ...], str]:
-    """(a stage as the simulation sees it, every figure that this took, where it was measured).
+) -> tuple[System, tuple[Assumption, ...], Measured]:
+    """(a stage as the simulation sees it, every figure that this took, what was measured).
 
     `config` is the algorithm's; `run` the run folder in which an earlier run is looked for.
     """
     stage = loaded.pipeline.stages[name]
     assert isinstance(stage, OnlineRlStage)
-    measured, book = newest_measured(run, name), _Book()
+    measured, book = known_figures(run, name), _Book()
     lengths, prompt_tokens = _answers(stage, measured, book)
     needs = stage_needs(stage, config, loaded.base_dir)
     passes = _forward_passes(stage, needs, config)
@@ -121,7 +121,7 @@ def assume(
         system = calibrated(system, schedule, measured.engine_tokens_per_s)
     source: Source = "measured" if measured.engine_tokens_per_s else "preset"
     book.say(_engine_in_words(system.engine), source)
-    return system, tuple(book.entries), measured.path
+    return system, tuple(book.entries), measured
 
 
 def _preset_speeds(

@@ -75,6 +75,8 @@ class StageForecast:
     advice: Advice
     assumptions: tuple[Assumption, ...]
     measured_in: str  # the stage folder of an earlier run; empty where there is none
+    measured_at: float  # unix time of its last step
+    measured_steps: int
 
     @property
     def present(self) -> Column:
@@ -103,7 +105,7 @@ def forecast_stage(
     greedy = stage_needs(stage, config, loaded.base_dir).greedy
     answers = answers_per_step(stage, greedy)
     schedule = schedule_of(stage, stage.staleness.max, places, answers)
-    system, assumptions, measured_in = assume(loaded, name, processes, schedule, run, config)
+    system, assumptions, measured = assume(loaded, name, processes, schedule, run, config)
     clock = _Clock(system, stage.steps)
     columns = tuple(
         Column(each, clock.run(each), each == schedule)
@@ -122,7 +124,9 @@ def forecast_stage(
         law=_law(clock, schedule),
         advice=_advise(clock, schedule),
         assumptions=assumptions,
-        measured_in=measured_in,
+        measured_in=measured.path,
+        measured_at=measured.ended,
+        measured_steps=measured.num_steps,
     )
 
 

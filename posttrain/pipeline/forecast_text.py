@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+import time
 
 from posttrain.loop.simulation import SimulationResult
 from posttrain.pipeline.arithmetic import count, number
@@ -205,9 +206,17 @@ def _law(forecast: StageForecast) -> str:
 
 def _assumptions(forecast: StageForecast) -> list[str]:
     """One paragraph for what an earlier run measured, one for what nobody did."""
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(forecast.measured_at))
     heads: dict[Source, str] = {
-        "measured": f"measured in {forecast.measured_in}",
+        "measured": f"measured in {forecast.measured_in}, {forecast.measured_steps} steps, {at}",
         "preset": "preset, not measured",
     }
+    tails: dict[Source, str] = {"measured": "", "preset": ""}
+    if not forecast.measured_in:
+        tails["preset"] = " To measure: posttrain plan FILE --measure."
     known = grouped(forecast.assumptions)
-    return [f"{head}: {'; '.join(known[key])}." for key, head in heads.items() if key in known]
+    return [
+        f"{head}: {'; '.join(known[key])}.{tails[key]}"
+        for key, head in heads.items()
+        if key in known
+    ]

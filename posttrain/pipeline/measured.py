@@ -1,14 +1,15 @@
-"""What an earlier run of the same stage measured, read from its folder."""
+"""What an earlier run of the same stage measured, read from its folder, or `plan --measure` did."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from posttrain.config.measurement import measure_name
 from posttrain.track.jsonl import read_jsonl
 from posttrain.track.rows import merge_rows
 from posttrain.track.run_parts import read_yaml
@@ -23,6 +24,7 @@ class Measured:
     """Medians over the steps of one run of a stage; None where it did not log them."""
 
     path: str = ""  # of the stage's folder
+    ended: float = 0.0  # unix time of its last step
     num_steps: int = 0
     answer_tokens: float | None = None
     length_sigma: float | None = None  # of the logarithm of answer lengths
@@ -32,6 +34,36 @@ class Measured:
     sync_s: float | None = None
     score_s: float | None = None
     no_signal_share: float | None = None  # of groups, those left out and refilled counted in
+
+
+def known_figures(run: Path, stage: str) -> Measured:
+    """The newest figures of a stage: of a run in its folder, or of `plan --measure` beside it.
+
+    Speeds depend on the sizes of things, which a measurement has from the file. Lengths of answers
+    and the share of groups without signal depend on what the model has learnt: they are taken from
+    a measurement only where it started from a model that the stage would start from, and else from
+    the run, however old.
+    """
+    real = newest_measured(run, stage)
+    beside = run.with_name(measure_name(run.name))
+    short = newest_measured(beside, stage)
+    if short.ended <= real.ended:
+        return real
+    if _started_from_a_given_model(beside, stage):
+        return short
+    return replace(
+        short,
+        answer_tokens=real.answer_tokens,
+        length_sigma=real.length_sigma,
+        no_signal_share=real.no_signal_share,
+    )
+
+
+def _started_from_a_given_model(run: Path, stage: str) -> bool:
+    """Whether a stage started from a folder or a hub's model, not from two steps of training."""
+    stages = read_yaml(run / "pipeline.yaml").get("stages") or {}
+    start = stages.get((stages.get(stage) or {}).get("model")) or {}
+    return start.get("kind") == "model" and bool(start.get("path"))
 
 
 def newest_measured(run: Path, stage: str) -> Measured:
@@ -67,6 +99,7 @@ def _measured(run: Path, folder: Path, rows: Sequence[Mapping[str, float]]) -> M
     trainer = _median(row.get("train/tokens_per_s") for row in rows)
     return Measured(
         path=str(folder),
+        ended=(folder / "metrics.jsonl").stat().st_mtime,
         num_steps=len(rows) + 1,
         answer_tokens=answer,
         length_sigma=_sigma(folder),

@@ -135,4 +135,4 @@ def origin_of(plan: RunPlan, stage: StageBase) -> Origin | None:
             stage = plan[stage.merged[0]].stage
         else:
             return None
-    return Origin(stage.path, stage.from_scratch, stage.chat_template)
+    return Origin(stage.path, stage.from_scratch, stage.chat_template, stage.tiny)

@@ -13,6 +13,8 @@ def run(stage: ModelStage, context: StageContext) -> str:
     target = str(context.directory / "model")
     if stage.from_scratch is not None:
         context.launcher.call(make_from_scratch, stage.from_scratch, target, context.seed)
+    elif stage.tiny:
+        context.launcher.call(make_tiny, stage.path, target, stage.chat_template, context.seed)
     else:
         context.launcher.call(adopt, stage.path, target, stage.chat_template)
     return "done"
@@ -25,6 +27,14 @@ def make_from_scratch(name: str, target: str, seed: int) -> None:
     if name != "micro":  # `check` says so before anything starts; this guards direct callers
         raise ValueError(f"from_scratch: {name!r}, but only 'micro' is known")
     build_micro(target, seed)
+
+
+def make_tiny(path: str | None, target: str, chat_template: str | None, seed: int) -> None:
+    """Random weights in the image of an existing model. Runs in a process of its own."""
+    from posttrain.model.tiny import adopt_tiny
+
+    assert path is not None
+    adopt_tiny(path, Path(target), chat_template, seed)
 
 
 def adopt(path: str | None, target: str, chat_template: str | None) -> None:

@@ -53,6 +53,7 @@ class Origin:
     path: str | None
     from_scratch: str | None
     chat_template: str | None
+    tiny: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +120,15 @@ def _placed(problem: Problem, request: PreflightRequest) -> Problem:
 
 def tokenizer_folder(origin: Origin, scratch: Path | str) -> str:
     """A folder with configuration and tokenizer, made or linked once per origin."""
-    from posttrain.stages.model import adopt, make_from_scratch
+    from posttrain.stages.model import adopt, make_from_scratch, make_tiny
 
-    key = f"{origin.from_scratch}-{origin.path}-{origin.chat_template}"
+    key = f"{origin.from_scratch}-{origin.tiny}-{origin.path}-{origin.chat_template}"
     folder = Path(scratch) / "".join(c if c.isalnum() else "_" for c in key)[-200:]
     if not folder.exists():
         if origin.from_scratch:
             make_from_scratch(origin.from_scratch, str(folder), 0)
+        elif origin.tiny:
+            make_tiny(origin.path, str(folder), origin.chat_template, 0)
         else:
             adopt(origin.path, str(folder), origin.chat_template)
     return str(folder)

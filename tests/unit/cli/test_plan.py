@@ -125,7 +125,8 @@ ONE_ENGINE = [
     "         0.75 M parameters (from scratch: micro), each process on a CPU core; a",
     "         trainer does 9 475 tokens/s; new weights stop an engine for 33 ms; a",
     "         group is scored in 10 ms; an engine does 7 310 tokens/s at 32 and",
-    "         13 523 tokens/s at 256 running.",
+    "         13 523 tokens/s at 256 running. To measure: posttrain plan FILE",
+    "         --measure.",
 ]
 
 
@@ -169,7 +170,7 @@ EIGHT_ENGINES = [
     "         at 40 % of 989 TFLOP/s and 60 % of 3.35 TB/s; a trainer does 8 242",
     "         tokens/s; new weights stop an engine for 900 ms; a group is scored in",
     "         10 ms; an engine does 955 tokens/s at 12 and 5 798 tokens/s at 98",
-    "         running.",
+    "         running. To measure: posttrain plan FILE --measure.",
 ]
 
 

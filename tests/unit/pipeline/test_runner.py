@@ -334,6 +334,16 @@ def test_a_gate_that_fails_stops_what_follows(
     assert looser.diary == ["rlvr", "average", "final"]
 
 
+def test_where_gates_do_not_stop_a_failed_one_is_told_and_the_run_goes_on(
+    plan_of: Plans, run_folder: RunFolder, asked: list[tuple[str, str]]
+) -> None:
+    plan = plan_of("stages.sft.gates=[arithmetic > 80]", "stages.rlvr.gates=[]")
+    launcher = FakeLauncher()
+    runner_of(plan, run_folder, launcher, gates_stop=False).run()
+    assert launcher.diary[-3:] == ["rlvr", "average", "final"]
+    assert gate_events(run_folder) == [("sft", "arithmetic > 80", "fail")]
+
+
 def test_a_gate_that_passes_or_is_undecided_lets_the_run_go_on(
     plan_of: Plans, run_folder: RunFolder, asked: list[tuple[str, str]]
 ) -> None:
