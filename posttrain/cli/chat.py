@@ -58,12 +58,20 @@ def chat(
 
 
 def model_folder(runs_dir: Path, name: str | None) -> Path:
-    """The model folder that a person means by RUN, RUN/STAGE or a path. Raises InputError."""
+    """The model folder that a person means by RUN, RUN/STAGE or a path; None is the newest model
+    that was recommended, by no run that was only to see whether it runs. Raises InputError.
+    """
+    from posttrain.config import measurement, smoke
     from posttrain.track.run_view import find_run
 
     if name is not None and (Path(name) / "config.json").exists():
         return Path(name)
-    place = find_run(runs_dir, name)
+
+    def has_learnt(run: Path) -> bool:
+        is_trial = run.name.endswith((smoke.SUFFIX, measurement.SUFFIX))
+        return not is_trial and (run / "best" / "config.json").exists()
+
+    place = find_run(runs_dir, name, rather=has_learnt)
     if place.stage_directory is not None:
         folder = place.stage_directory / "model"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,13 @@ class RunPlace:
     stage_directory: Path | None = None  # with the identity
 
 
-def find_run(runs_directory: Path | str, name: str | None = None) -> RunPlace:
-    """The run that a person means: none given is the newest one.
+def find_run(
+    runs_directory: Path | str,
+    name: str | None = None,
+    rather: Callable[[Path], bool] = lambda run: True,
+) -> RunPlace:
+    """The run that a person means: none given is the newest one, if there is one the newest of
+    those that are `rather` meant.
 
     Raises InputError where there is no such run or stage, with the nearest names.
     """
@@ -29,7 +35,7 @@ def find_run(runs_directory: Path | str, name: str | None = None) -> RunPlace:
         known = _known_runs(runs)
         if not known:
             raise _not_found(f"no run in {runs}", "start one: posttrain run quickstart")
-        return RunPlace(max(known, key=_run_time))
+        return RunPlace(max(known, key=lambda run: (rather(run), _run_time(run))))
     for base in (runs / name, Path(name).expanduser()):
         if base.exists() or base.parent.exists():
             place = _place_of(base)

@@ -91,3 +91,17 @@ def test_a_run_that_is_not_there(runs: Path) -> None:
     assert problem.code == "unknown-run"
     assert problem.message == f"no run `mien` in {runs}"
     assert problem.help == "did you mean `mine`?"
+
+
+@pytest.mark.parametrize("name", ["mine-smoke", "mine-measure"])
+def test_without_a_name_a_trial_of_a_file_is_not_meant(runs: Path, name: str) -> None:
+    trial = write_model(runs / name / "best")
+    (runs / name / "run.json").write_text('{"started": 2.0}')
+    assert model_folder(runs, None) == runs / "mine" / "sft" / "aaaa" / "model"
+    assert model_folder(runs, name) == trial
+
+
+def test_without_a_name_a_run_that_has_no_model_yet_is_not_meant(runs: Path) -> None:
+    (runs / "newer").mkdir()
+    (runs / "newer" / "run.json").write_text('{"started": 2.0}')
+    assert model_folder(runs, None) == runs / "mine" / "sft" / "aaaa" / "model"
