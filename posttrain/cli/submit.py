@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,7 +104,8 @@ def _pack(
     check(loaded).raise_if_any()
     luggage = gather(loaded.raw, shared)
     if problems := written_secrets(luggage.raw, without_secrets(luggage.raw)):
-        raise InputError(problems)
+        told = [(each, *loaded.places.of(each.path)) for each in problems]
+        raise InputError([replace(each, file=file, line=line) for each, file, line in told])
     pack(luggage, loaded.file.name, loaded.places, archive)
     return loaded.file.name, name or loaded.pipeline.name
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import re
 import shlex
 import socket
 import threading
@@ -32,6 +33,7 @@ SILENCE_S = 15.0  # of a log, after which the job is asked how it is
 SAVING_S = 120  # a job that is told to stop may take so long to save; Ray's own limit is 3
 PORT = 8265
 STOPPED_EXIT = 130
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # in an id, which stands in addresses
 
 
 def dashboard_url(address: str) -> str:
@@ -120,7 +122,7 @@ class Jobs:
                 "to take the job",
                 self._client.submit_job,
                 entrypoint=command,
-                submission_id=f"{name}-{uuid.uuid4().hex[:6]}",
+                submission_id=f"{_UNSAFE.sub('-', name)}-{uuid.uuid4().hex[:6]}",
                 runtime_env={"working_dir": str(archive), "env_vars": wanted},
             )
         )

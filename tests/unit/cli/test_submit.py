@@ -15,6 +15,23 @@ from posttrain.cluster import jobs
 
 Write = Callable[..., str]
 AT = ("--address", "http://head:8265")
+REWARD = """
+from posttrain.config.strict import StrictModel
+from posttrain.reward.protocol import Example
+from posttrain.types import Score
+
+class Config(StrictModel):
+    api_key: str = ""
+
+def score(row, completion, config):
+    return Score(float(completion == "1"))
+
+def gold(config):
+    return [Example({}, "1")]
+
+def bad(config):
+    return [Example({}, "2")]
+"""
 
 
 @pytest.fixture
@@ -86,7 +103,7 @@ def test_a_value_on_the_command_line_is_not_repeated(
     assert "sesame" not in err and sent == {}
 
 
-def test_secrets_in_the_file_are_refused_by_their_keys() -> None:
+def test_secrets_are_found_by_their_keys() -> None:
     value = {"a": {"api_key": "sesame", "list": [1, {"token": "x"}]}, "b": 1}
     hidden = {"a": {"api_key": "(hidden)", "list": [1, {"token": "(hidden)"}]}, "b": 1}
     found = written_secrets(value, hidden)
@@ -109,3 +126,14 @@ def test_secrets_in_the_file_are_refused_by_their_keys() -> None:
 def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_secret_in_the_file_is_not_sent(
+    write_pipeline: Write, sent: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(REWARD)
+    file = write_pipeline("reward: arithmetic", "reward: {name: ./mine.py, api_key: sesame}")
+    assert main(["submit", file, *AT]) == 2
+    err = capsys.readouterr().err
+    assert "error[secret-in-file] mine.yaml:12 stages.rlvr.reward.api_key: holds a secret" in err
+    assert "sesame" not in err and sent == {}

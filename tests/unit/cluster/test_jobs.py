@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import threading
 from collections.abc import AsyncIterator
@@ -103,8 +104,8 @@ def test_a_job_gets_the_archive_and_just_the_variables_that_were_asked_for(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     client = Client()
-    job = Jobs(URL, client).submit("python -V", Path("/tmp/a.zip"), "mine", {"JUDGE_KEY": "k"})
-    assert job.startswith("mine-") and len(job) == len("mine-") + 6
+    job = Jobs(URL, client).submit("python -V", Path("/tmp/a.zip"), "my/run", {"JUDGE_KEY": "k"})
+    assert re.fullmatch(r"my-run-[0-9a-f]{6}", job)
     assert client.submitted == {
         "entrypoint": "python -V",
         "submission_id": job,
