@@ -36,7 +36,7 @@ from posttrain.types import (
     TrainBatch,
     WeightVersion,
 )
-from posttrain.weight_sync.shared_directory import memory_name
+from posttrain.weight_sync.shared_directory import memory_name, remove_orphans
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -232,6 +232,7 @@ def _publisher(job: OnlineJob, port: TrainPort) -> WeightPublisher:
     if job.engine.weight_sync == "shm":
         from posttrain.weight_sync.shm_publisher import ShmPublisher
 
+        remove_orphans()  # the session sees to its own host only
         run = Path(job.directory).parent.parent.name
         return ShmPublisher(f"{run}-{job.stage}")
     import ray
