@@ -95,7 +95,8 @@ class Jobs:
             raise InputError(self._nobody(f"no Ray dashboard answers at {self.url}")) from error
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it would narrate its upload
+        for narrator in ("modules.job.sdk", "modules.dashboard_sdk"):  # set levels of their own
+            logging.getLogger(f"ray.dashboard.{narrator}").setLevel(logging.ERROR)
         try:
             return self._within(ANSWER_S, "to say its version", JobSubmissionClient, self.url)
         except StageFailed as error:
