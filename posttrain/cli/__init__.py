@@ -26,6 +26,7 @@ COMMANDS = {
     "check": "all mistakes of a file at once, before anything starts",
     "plan": "what a run would do, how fast, and what would make it faster; starts nothing",
     "resume": "go on after a stop or a crash; nothing is done twice",
+    "submit": "the same on a Ray cluster, as a job that goes on when you log off",
     "status": "how far a run is, and what it has found",
     "report": "a run as one page: what was gained, what it cost, which model to take",
     "chat": "ask a trained model something",
@@ -50,7 +51,7 @@ posttrain: from a base language model to a finished one, as one graph of stages
   posttrain report            what was gained, what it cost, which model to take
   posttrain chat              ask the finished model something
 
-more   plan, new, show, reward, eval, clean, doctor, explain
+more   plan, submit, new, show, reward, eval, clean, doctor, explain
 help   posttrain COMMAND -h, in any position; --traceback says where it broke
 """
 

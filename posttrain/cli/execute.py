@@ -107,6 +107,7 @@ class Execution:
 
         prepare_ray(self.options.address)  # before the first import of ray
         from posttrain.cluster.launcher import RayLauncher
+        from posttrain.cluster.nodes import require_shared_folder
         from posttrain.cluster.session import ClusterSession
         from posttrain.pipeline.preflight import preflight_requests
         from posttrain.pipeline.runner import Runner
@@ -118,6 +119,8 @@ class Execution:
         screen.say(f"starting Ray: {address or 'on this machine'}")
         with ClusterSession(loaded.cluster, address, folder.path / "logs") as session:
             wandb_settings = loaded.pipeline.wandb.model_dump()
+            if address:
+                require_shared_folder(folder.path.resolve())
             launcher = RayLauncher(session, folder.path.resolve(), wandb_settings)
             if trained_stages(plan):
                 launcher.expect_training()

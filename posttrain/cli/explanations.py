@@ -256,8 +256,23 @@ Its answers would be counted to a version that they do not come from, so they ar
 is told the newest version and takes that; it never stops using the weights it has.""",
     "deadline": """One process waited for another longer than it may; the message says who for
 whom. Nothing waits for ever.""",
-    "no-cluster": """No Ray cluster answers at the address given. Without --address a local one is
-started.""",
+    "no-cluster": """No Ray cluster answers at the address given. `run --address` wants HOST:PORT
+of the cluster itself (6379 as a rule), `submit --address` that of its dashboard:
+http://HOST:8265. Without --address `run` starts a local one.""",
+    "too-much-to-send": """`posttrain submit` sends the files that the pipeline names, up to what
+a Ray dashboard takes in one request. Large data and models are better put into a folder that all
+nodes see: name them there, and add --shared FOLDER.""",
+    "secret-in-file": """A key or password stands in the pipeline itself. Submitted, it would lie
+readable in the run folder. Judges take the name of a variable (`api_key_env`); set the variable on
+the cluster's nodes, or send it along with --env NAME.""",
+    "unknown-job": """The cluster knows no job of that id. `posttrain submit` prints the id;
+`ray job list` shows those that the cluster remembers.""",
+    "run-folder-unseen": """Checkpoints, and the rollouts that engines write for trainers to read,
+are files in the run folder. So on a cluster it lies on a file system that all nodes mount at the
+same path, and posttrain is installed on every node.""",
+    "shm-across-hosts": """`cluster.weight_sync: shm` hands weights over as a file in one host's
+shared memory, and an engine was placed on another host than its trainer. Containers count as hosts
+unless they share /dev/shm. nccl sends weights over hosts, from GPU to GPU.""",
     "stage-failed": """A stage ended without its result. What was finished is kept; `posttrain
 resume` goes on from its last checkpoint.""",
     "checkpoint-damaged": """The last checkpoint lacks a file or is cut short: probably a full

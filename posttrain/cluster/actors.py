@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.cluster.engine_place import EnginePlace
 from posttrain.errors import PosttrainError, RewardBroken
 from posttrain.ports import CoordinatorPort, EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob, PluginRef, ScoringJob
@@ -36,6 +37,7 @@ from posttrain.types import (
     SyncReport,
     WeightVersion,
 )
+from posttrain.weight_sync.shared_directory import memory_name
 
 if TYPE_CHECKING:
     from posttrain.reward.worker import RewardPool
@@ -56,10 +58,10 @@ class EngineActor:
         self._cores = take_cores(spec.cpus) if spec.gpus == 0 else ()
         self._engine = VllmEngine(spec, name, self._cores)
 
-    async def start(self) -> tuple[str, tuple[int, ...]]:
-        """Start the engine; returns its host, and the cores there that it has for itself."""
+    async def start(self) -> EnginePlace:
+        """Start the engine; returns where it is."""
         await self._engine.start()
-        return socket.gethostname(), self._cores
+        return EnginePlace(socket.gethostname(), self._cores, memory_name())
 
     async def serve(self, coordinator: CoordinatorPort, journals: str, tracker: Tracker) -> None:
         """Work for one stage until its coordinator says that it is over. Raises EngineFailed,

@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import ray
 
 from posttrain.cluster import calls
 from posttrain.cluster.actors import EngineActor
+from posttrain.cluster.engine_place import EnginePlace, require_one_memory
 from posttrain.cluster.handles import ENGINE_START_S, EngineHandle
 from posttrain.errors import EngineFailed, InputError, PosttrainError
 from posttrain.ports import EngineSpec
@@ -46,7 +47,7 @@ class _Pooled:
     started: Any  # reference to the answer of start()
     busy: bool = False
     ready: bool = False
-    cores: tuple[str, tuple[int, ...]] = ("", ())  # its host, and what it has there for itself
+    place: EnginePlace = field(default_factory=EnginePlace)
 
 
 class Lease:
@@ -65,9 +66,13 @@ class Lease:
     def cores(self) -> dict[str, tuple[int, ...]]:
         """Host -> cores that engines have there for themselves."""
         found: dict[str, tuple[int, ...]] = {}
-        for host, cores in (engine.cores for engine in self.taken):
-            found[host] = (*found.get(host, ()), *cores)
+        for place in self.places:
+            found[place.host] = (*found.get(place.host, ()), *place.cores)
         return found
+
+    @property
+    def places(self) -> list[EnginePlace]:
+        return [engine.place for engine in self.taken]
 
     def prepare(self) -> None:
         """Every engine started, with the weights of the lease's model."""
@@ -75,9 +80,19 @@ class Lease:
             self.taken[number] = self._pool._prepared(engine, self._spec)
 
     def replace(self, name: str) -> EngineHandle:
-        """A fresh engine in place of one that is not to be used any more. Raises EngineFailed."""
+        """A fresh engine in place of one that is not to be used any more. Raises EngineFailed,
+        and ShmAcrossHosts where it was placed out of the weights' reach.
+        """
         number = next(i for i, e in enumerate(self.taken) if e.handle.name == name)
-        self.taken[number] = self._pool.replace(self.taken[number], self._spec)
+        before = self.taken[number]
+        fresh = self._pool.replace(before, self._spec)
+        if self._spec.weight_sync == "shm":
+            try:
+                require_one_memory(before.place, [fresh.place], "the engine before it")
+            except PosttrainError:
+                self._pool.distrust([fresh.handle.name])
+                raise
+        self.taken[number] = fresh
         return self.taken[number].handle
 
 
@@ -190,7 +205,7 @@ class EnginePool:
             return
         try:
             what = f"engine {engine.handle.name} to start"
-            engine.cores = calls.get(engine.started, ENGINE_START_S, what)
+            engine.place = calls.get(engine.started, ENGINE_START_S, what)
         except EngineFailed:
             raise
         except PosttrainError as error:

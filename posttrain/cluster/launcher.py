@@ -162,6 +162,7 @@ class RayLauncher:
             "port": port,
             "starts_before": trainer_starts(directory),
             "engine_cores": lease.cores,
+            "engine_places": lease.places,
         }
         crew = EngineCrew(lease, coordinator, str(directory / JOURNALS), tracker)
         try:

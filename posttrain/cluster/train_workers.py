@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.cluster.cores import keep_off
+from posttrain.cluster.engine_place import EnginePlace, require_one_memory
 from posttrain.errors import InputError, PosttrainError, Problem, RankLost, StageFailed
 from posttrain.ports import Tracker, TrainPort
 from posttrain.prompts.stream import PromptStream
@@ -35,6 +36,7 @@ from posttrain.types import (
     TrainBatch,
     WeightVersion,
 )
+from posttrain.weight_sync.shared_directory import memory_name, remove_orphans
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,6 +135,9 @@ def _train_online(config: Mapping[str, Any]) -> None:
     job: OnlineJob = config["job"]
     keep_off(config["engine_cores"].get(socket.gethostname(), ()))
     use_threads(job.trainer_threads)
+    if job.engine.weight_sync == "shm":
+        here = EnginePlace(socket.gethostname(), (), memory_name())
+        require_one_memory(here, config["engine_places"], "the trainer")
     import ray
     import torch
 
@@ -227,6 +232,7 @@ def _publisher(job: OnlineJob, port: TrainPort) -> WeightPublisher:
     if job.engine.weight_sync == "shm":
         from posttrain.weight_sync.shm_publisher import ShmPublisher
 
+        remove_orphans()  # the session sees to its own host only
         run = Path(job.directory).parent.parent.name
         return ShmPublisher(f"{run}-{job.stage}")
     import ray

@@ -57,7 +57,7 @@ def make_absolute(raw: dict[str, Any], places: Places, base_dir: Path) -> None:
 
     Values of the command line and of shipped files are relative to the current folder.
     """
-    for block, key, dotted in _files(raw):
+    for block, key, dotted in files_of(raw):
         value = block[key]
         if isinstance(value, str) and not value.startswith("microworld/"):
             block[key] = absolute(value, _folder(dotted, places, base_dir))
@@ -72,7 +72,7 @@ def _folder(dotted: str, places: Places, base_dir: Path) -> Path:
     return Path.cwd() if any(folder.is_relative_to(each.resolve()) for each in shipped) else folder
 
 
-def _files(raw: Mapping[str, Any]) -> Iterator[tuple[Any, Any, str]]:
+def files_of(raw: Mapping[str, Any]) -> Iterator[tuple[Any, Any, str]]:
     """(block, key, dotted key) of every value that may be a file."""
     for name, stage in _blocks(raw.get("stages")):
         prefix = f"stages.{name}"

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,18 @@ PARENT = Path("/dev/shm")
 PREFIX = "posttrain-"
 OWNER_FILE = "owner"
 OWNED_NAME = re.compile(rf"{PREFIX}\d+-")
+
+
+def memory_name() -> str:
+    """Names this process's shared memory: two that have the same name see the same files in it.
+
+    A host's name would not do: containers on one host may each have a memory of their own, and two
+    may go by one name.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    host = boot.read_text().strip() if boot.exists() else socket.gethostname()
+    device = PARENT.stat().st_dev if PARENT.is_dir() else 0
+    return f"{host}/{device}"
 
 
 class SharedDirectory:

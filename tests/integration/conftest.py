@@ -115,6 +115,10 @@ class Workplace:
         self._drivers.add(process.pid)
         return process
 
+    def watch(self, session: int) -> None:
+        """Processes of that session belong here too."""
+        self._drivers.add(session)
+
     def posttrain(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=timeout)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from posttrain.errors import (
     StageFailed,
     WeightsDiffer,
 )
+from posttrain.weight_sync.shared_directory import PARENT
 
 
 def fail_with(error: BaseException, directory: Path) -> None:
@@ -152,3 +156,20 @@ def test_what_every_rank_raises_is_not_tried_again(
     monkeypatch.setattr(train_workers, "_num_ranks", lambda: 2)
     fail_with(StageFailed("step 3: loss nan"), tmp_path)
     assert raised(tmp_path).message == "step 3: loss nan"
+
+
+@pytest.mark.skipif(not PARENT.is_dir(), reason=f"this host has no {PARENT}")
+def test_a_trainer_removes_what_one_that_died_left_in_its_hosts_memory() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = PARENT / f"posttrain-{ended.pid}-train-workers-test"
+    left.mkdir()
+    engine = SimpleNamespace(weight_sync="shm")
+    job = SimpleNamespace(engine=engine, directory=f"/runs/r-{os.getpid()}/rlvr/0f", stage="rlvr")
+    publisher = train_workers._publisher(job, None)  # type: ignore[arg-type]
+    try:
+        own = PARENT / f"posttrain-{os.getpid()}-r-{os.getpid()}-rlvr"
+        assert (left.exists(), own.is_dir()) == (False, True)
+    finally:
+        publisher.close()
+    assert not own.exists()
