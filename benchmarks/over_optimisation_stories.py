@@ -30,19 +30,6 @@ BEGINNINGS = (
     "{name} was sad because the {thing}",
 )
 TOKENS = 48
-CHASERS: dict[str, tuple[dict[str, Any], int]] = {  # algorithm, passes over each batch
-    "remax": ({"name": "remax", "lr": 1e-4, "kl_in_reward": 0.001}, 1),
-    "ppo": (
-        {
-            "name": "ppo",
-            "lr": 1e-4,
-            "critic_lr": 1e-3,
-            "critic_warmup_steps": 4,
-            "kl_in_reward": 0.001,
-        },
-        2,
-    ),
-}
 GOLD = {
     "combine": "weighted",
     "parts": {
@@ -128,17 +115,15 @@ def pipeline(model: str) -> dict[str, Any]:
             },
             "gold": GOLD,
         }
-    for (chaser, (algorithm, epochs)), (name, settings) in itertools.product(
-        CHASERS.items(), combined.items()
-    ):
-        stages[f"{chaser}_noisy_{name}"] = {
+    for name, settings in combined.items():
+        stages[f"remax_noisy_{name}"] = {
             "kind": "online_rl",
             "model": "stories",
-            "algorithm": algorithm,
+            "algorithm": {"name": "remax", "lr": 1e-4, "kl_in_reward": 0.001},
             "reward": {"ensemble": "noisy", **settings},
             "watch": GOLD,
             "data": "stories_pairs.jsonl",
-            "batch": {"prompts": 64, "samples_per_prompt": 1, "epochs": epochs},
+            "batch": {"prompts": 64, "samples_per_prompt": 1},
             "steps": 40,
             "staleness": 1,
             "sampling": sampling,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from posttrain.cli.heard import unheard_is_fine
 from posttrain.cli.screen import Screen
 from posttrain.config.keys import TRAINED_KINDS
 from posttrain.config.load import LoadedPipeline
@@ -75,7 +76,10 @@ class Execution:
         with folder.locked():
             plan = make_plan(self.loaded, report.graph, folder)
             check_disk(folder.path, needed_bytes(plan))
-            with Screen(folder.path, as_json=self.options.json) as screen:
+            with (
+                unheard_is_fine(),
+                Screen(folder.path, as_json=self.options.json) as screen,
+            ):
                 self._carry_out_locked(plan, folder, screen)
 
     def _carry_out_locked(self, plan: RunPlan, folder: RunFolder, screen: Screen) -> None:
@@ -226,11 +230,11 @@ def interruptible(runner: Runner, session: ClusterSession, screen: Screen) -> It
         nonlocal asked
         asked += 1
         if asked == 1:
+            runner.ask_to_stop()  # sets a flag: the scheduler's thread does the rest
             screen.say(
                 "^C stopping: nothing new is started, what runs is saved. "
                 "Ctrl-C again: stop now, nothing finished is lost"
             )
-            runner.ask_to_stop()  # sets a flag: the scheduler's thread does the rest
             return
         screen.say("^C^C stopped. Go on: posttrain resume")
         screen.show_cursor()

@@ -115,8 +115,12 @@ def test_two_runs_at_once_in_one_folder_are_refused(workplace, first_run):
         )
         second = workplace.posttrain("run", "tiny.yaml")
     finally:
+        process.stdout.close()  # as where `| tee log` had the same Ctrl-C, or the terminal is gone
+        process.stderr.close()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
+        process.wait(timeout=120)
+    assert process.returncode == 130
+    assert json.loads((workplace.run_folder / "run.json").read_text())["state"] == "stopped"
     assert second.returncode == 2
     assert "error[run-in-use]" in second.stderr
     assert f"--name {workplace.name}_b" in second.stderr
