@@ -37,7 +37,7 @@ class Size:
     """How much is trained and asked."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    shares: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+    shares: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8)
     sft_steps: int = 600
     rl_steps: int = 60
     prompts: int = 32
@@ -133,6 +133,7 @@ def pipeline(size: Size, seed: int) -> dict[str, Any]:
                 "pre": "sft",
                 "post": "rlvr",
                 "weight_pre": list(size.shares),
+                "samples": {"keep_best": 512},  # 128 steps of the search
                 "recommend": {"tax_at_most": 100},
             },
         },
