@@ -102,10 +102,15 @@ def identity(
         "data_fingerprints": list(data_fingerprints),
         "suite_fingerprint": suite_fingerprint,
         "precision": precision,
-        "actual_seed": seed,
+        "actual_seed": 0 if _is_read(stage) else seed,
     }
     canonical = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _is_read(stage: StageBase) -> bool:
+    """A model that is there already is the same for all seeds, and so is what is made of it."""
+    return isinstance(stage, ModelStage) and stage.path is not None and not stage.tiny
 
 
 def _name_averaged(config: dict[str, Any], stage: AverageStage, inputs: Mapping[str, str]) -> None:

@@ -264,6 +264,26 @@ def test_a_model_counts_by_its_content(tmp_path: Path) -> None:
     assert model("Qwen/Qwen2.5-0.5B") != model("Qwen/Qwen2.5-1.5B")
 
 
+@pytest.mark.parametrize(
+    ("model", "counts"),
+    [({"path": "MODEL"}, False), ({"path": "MODEL", "tiny": True}, True), ({}, True)],
+    ids=["read", "random layers of its kind", "random"],
+)
+def test_a_seed_counts_where_it_draws_weights(
+    tmp_path: Path, model: dict[str, Any], counts: bool
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    made = {"path": str(tmp_path)} if "path" in model else {"from_scratch": "micro"}
+    stage = ModelStage.model_validate({"kind": "model"} | model | made)
+
+    def of_seed(seed: int) -> str:
+        return identity(
+            stage=stage, plugins={}, inputs={}, data_fingerprints=[], precision="fp32", seed=seed
+        )
+
+    assert (of_seed(7) != of_seed(8)) is counts
+
+
 def test_large_weights_are_sampled_and_a_training_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(10 << 20))
