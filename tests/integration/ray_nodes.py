@@ -21,12 +21,14 @@ from posttrain.cluster.environment import SETTINGS
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 UP_S = 120.0
-# `ray`, but for its refusal to let other nodes join a head that listens on 127.0.0.1 only.
+# `ray`, but for its refusal to let other nodes join a head that listens on 127.0.0.1 only, and for
+# Ray Client's server: nobody talks to it, and it ends its node where that takes 30 s to come up.
 RAY = """
 import types
 import ray.scripts.scripts as scripts
 constants = vars(scripts.ray_constants) | {"ENABLE_RAY_CLUSTER": True}
 scripts.ray_constants = types.SimpleNamespace(**constants)
+scripts.get_ray_client_dependency_error = lambda: "not wanted"
 scripts.main()
 """
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # see posttrain.cluster.environment
@@ -52,7 +54,7 @@ class RayNodes:
         try:
             self._start(
                 "--head", f"--port={self._port}", "--num-cpus=0", "--dashboard-host=127.0.0.1",
-                f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={_free_port()}",
+                f"--dashboard-port={self._dashboard}",
             )  # fmt: skip
             self._wait_for(self._answers)
         except BaseException:
