@@ -19,10 +19,8 @@ unexport PYTHONDONTWRITEBYTECODE
 quickstart: setup
 	@echo "[2/2] posttrain run quickstart" && $(BIN)/posttrain run quickstart
 
-# Unit tests side by side, a thread each; what starts Ray and engines has the machine for itself.
 test: setup lint
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit tests/architecture
-	@$(BIN)/python -m pytest -q tests/integration tests/gpu tests/chaos
+	@$(BIN)/python -m pytest -q
 
 # N random deaths over one longer run; CHAOS_SEED=... repeats one. No part of `make test`.
 chaos: setup
