@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,20 +29,9 @@ def with_freeable(disk: Finding, runs_dir: Path) -> Finding:
 
 def _freeable(run: Path) -> dict[Kind, int]:
     """Bytes by kind; nothing of a run that is being written, or cannot be read."""
+    folder = RunFolder(run)
     try:
-        sums = {} if _in_use(run) else totals(removable(RunFolder(run)))
+        sums = {} if folder.is_being_written() else totals(removable(folder))
     except (InputError, OSError):
         return {}
     return {kind: number for kind in KINDS if (number := sums.get(kind, 0))}
-
-
-def _in_use(run: Path) -> bool:
-    """Whether somebody holds the run's lock. Looks only: the lock is let go of at once."""
-    try:
-        with (run / "run.lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False

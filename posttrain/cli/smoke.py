@@ -14,6 +14,7 @@ from posttrain.cli.output import say
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import Cluster, ModelStage
 from posttrain.config.smoke import STEPS, smoke, smoke_name
+from posttrain.doctor.gpus import visible
 from posttrain.pipeline.check import check
 from posttrain.pipeline.store import RunFolder
 from posttrain.track.formatting import long_duration
@@ -46,11 +47,7 @@ def cut_down(loaded: LoadedPipeline, address: str | None) -> LoadedPipeline:
 def num_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> int:
     """NVIDIA GPUs that a process here may use; importing torch to ask takes seconds."""
     there = sum(1 for each in devices.glob("nvidia*") if _GPU.fullmatch(each.name))
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return there
-    named = [each for each in visible.split(",") if each.strip() not in ("", "-1")]
-    return min(there, len(named))
+    return len(visible(range(there), environment.get("CUDA_VISIBLE_DEVICES")))
 
 
 def introduction(loaded: LoadedPipeline, small: LoadedPipeline) -> list[str]:

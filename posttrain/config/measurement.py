@@ -19,6 +19,7 @@ from posttrain.config.keys import WITH_DATA
 from posttrain.config.load import LoadedPipeline, with_values
 from posttrain.config.offline import OfflineStage
 from posttrain.config.pipeline import OnlineRlStage
+from posttrain.config.smoke import first_rows
 from posttrain.config.stage_base import StageBase
 
 STEPS = 6  # the first one warms up, and is left out
@@ -103,11 +104,5 @@ def _values(stage: StageBase, seed: int) -> dict[Path, Any]:
     if isinstance(stage, AverageStage) and stage.is_sweep:
         values[("weight_pre",)] = stage.shares[0]
     if isinstance(stage, WITH_DATA):
-        for keys, part in _parts(stage):
-            values[("data", *keys, "take")] = min(part.take or rows, rows)
+        values |= first_rows(stage.data, rows)
     return values
-
-
-def _parts(stage: Any) -> list[tuple[Path, Any]]:
-    mix = stage.data.mix
-    return [(("mix", name), part) for name, part in mix.items()] or [((), stage.data)]

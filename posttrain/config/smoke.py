@@ -136,7 +136,7 @@ def _of_stage(name: str, stage: StageBase, pipeline: Pipeline) -> Iterator[tuple
         if hasattr(block, key) and getattr(block, key) != value:
             yield tuple(dotted.split(".")), value
     if isinstance(stage, WITH_DATA):
-        yield from _of_data(stage.data, ROWS_ASKED if isinstance(stage, GenerateStage) else ROWS)
+        yield from first_rows(stage.data, ROWS_ASKED if isinstance(stage, GenerateStage) else ROWS)
     if isinstance(stage, RewardModelStage):
         wanted = max(MEMBERS, members_wanted(name, pipeline))
         if stage.members > wanted:
@@ -164,11 +164,12 @@ def _given(stage: StageBase, dotted: str) -> Any:
     return here
 
 
-def _of_data(data: DataSpec, rows: int) -> Iterator[tuple[Path, Any]]:
+def first_rows(data: DataSpec, most: int) -> Iterator[tuple[Path, int]]:
+    """Of a stage's data set, or of each part of its mixture, at most so many rows."""
     parts: dict[Path, DataSpec] = {("mix", name): part for name, part in data.mix.items()}
     for keys, part in (parts or {(): data}).items():
-        if part.take is None or part.take > rows:
-            yield ("data", *keys, "take"), rows
+        if part.take is None or part.take > most:
+            yield ("data", *keys, "take"), most
 
 
 def _of_pairs(stage: GenerateStage) -> Iterator[tuple[Path, Any]]:

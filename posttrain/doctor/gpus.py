@@ -7,6 +7,9 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+Device = TypeVar("Device")
 
 DEADLINE_S = 3.0
 _QUERY = ("--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
@@ -59,7 +62,7 @@ def parse(text: str) -> tuple[Gpu, ...]:
     return tuple(found)
 
 
-def visible(devices: Sequence[Gpu], chosen: str | None) -> tuple[Gpu, ...]:
+def visible(devices: Sequence[Device], chosen: str | None) -> tuple[Device, ...]:
     """Those that CUDA_VISIBLE_DEVICES leaves: all where it is not set, none where it is empty.
 
     Names other than numbers (UUIDs) are counted, in order: which device they mean is not known.

@@ -20,6 +20,7 @@ from posttrain.errors import InputError, Problem
 from posttrain.types import Artifact, ArtifactType
 
 SCHEMA = 1
+LOCK = "run.lock"  # in the run folder
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -104,7 +105,7 @@ class RunFolder:
         import fcntl
 
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "run.lock").open("a+") as file:
+        with (self.path / LOCK).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -115,8 +116,21 @@ class RunFolder:
             file.flush()
             yield
 
+    def is_being_written(self) -> bool:
+        """Whether somebody holds the run's lock. Looks only: the lock is let go of at once."""
+        import fcntl
+
+        try:
+            with (self.path / LOCK).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     def _in_use(self) -> Problem:
-        owner = read_json(self.path / "run.lock") or {}
+        owner = read_json(self.path / LOCK) or {}
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
         return Problem(
             "run-in-use",
