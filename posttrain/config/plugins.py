@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import traceback
@@ -16,7 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -234,6 +235,17 @@ def _find_file(kind: str, name: str, base_dir: str | Path | None) -> Path:
     raise InputError(Problem("missing-file", f"no file `{show_path(name)}`", help=help))
 
 
+class _AsWritten(importlib.machinery.SourceFileLoader):
+    """Compiles a file each time it is loaded.
+
+    A `__pycache__` beside it would be believed after an edit that keeps size and second, and
+    would lie in folders that hold what a run was given.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _load_file(kind: str, path: Path) -> ModuleType:
     """Run a file as a module under a name that is the same in every process."""
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
@@ -242,7 +254,8 @@ def _load_file(kind: str, path: Path) -> ModuleType:
     loaded = sys.modules.get(module_name)
     if loaded is not None and getattr(loaded, "__source_sha256__", None) == source:
         return loaded
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    loader = _AsWritten(module_name, str(path)) if path.suffix == ".py" else None
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise InputError(
             Problem(

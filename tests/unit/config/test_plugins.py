@@ -80,6 +80,18 @@ def test_a_file_is_a_plugin_and_runs_once_until_it_changes(tmp_path: Path) -> No
     assert plugin_config(load_plugin("reward", str(file)), {}).tolerance == 0.25
 
 
+def test_an_edit_that_keeps_size_and_time_counts_and_nothing_is_written_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "mine.py"
+    for tolerance in ("0.5", "0.7"):
+        file.write_text(REWARD.replace("0.5", tolerance))
+        os.utime(file, (1e9, 1e9))
+        assert plugin_config(load_plugin("reward", str(file)), {}).tolerance == float(tolerance)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
 def test_the_content_of_a_file_has_a_fingerprint(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(REWARD)
