@@ -33,6 +33,7 @@ class Outcome:
     accuracy: dict[str, float]  # model stage -> arithmetic
     requests: dict[str, float]  # model stage -> gold reward of answers to requests, in hundredths
     skills: dict[str, float]  # model stage -> mean of the four skills
+    taken: str | None  # the model that is recommended
     logprob_gap_nats: float
     checksum_failures: float
     sync_ms: list[float]
@@ -62,11 +63,15 @@ def run() -> tuple[list[Figure], dict[str, Any]]:
     ]
     for stage in outcomes[0].skills:
         figures.append(shown(f"skills, {stage}", [o.skills[stage] for o in outcomes], "%"))
+    for stage in outcomes[0].skills:
+        tax = [o.skills["base"] - o.skills[stage] for o in outcomes]
+        figures.append(shown(f"tax, {stage}", tax, "points"))
     for stage in outcomes[0].accuracy:
         figures.append(shown(f"arithmetic, {stage}", [o.accuracy[stage] for o in outcomes], "%"))
     for stage in outcomes[0].requests:
         figures.append(shown(f"requests, {stage}", [o.requests[stage] for o in outcomes], "%"))
-    return figures, {"seeds": list(SEEDS), "pipeline": "quickstart", "prompts_per_task": 512}
+    payload = {"seeds": list(SEEDS), "pipeline": "quickstart", "prompts_per_task": 512}
+    return figures, payload | {"taken": [o.taken for o in outcomes]}
 
 
 def measure(seed: int) -> Outcome:
@@ -85,7 +90,8 @@ def measure(seed: int) -> Outcome:
 
 
 def _read(run: Path, began: float, wall_s: float, before: set[int]) -> Outcome:
-    final = json.loads(next(run.glob("final/*/measurements.json")).read_text())["models"]
+    measured = json.loads(next(run.glob("final/*/measurements.json")).read_text())
+    final = measured["models"]
     rl = _rows(next(run.glob("rlvr/*/metrics.jsonl")))
     base = _rows(next(run.glob("base/*/metrics.jsonl")))
     time.sleep(3)  # Ray's processes are given a moment to be reaped
@@ -99,6 +105,7 @@ def _read(run: Path, began: float, wall_s: float, before: set[int]) -> Outcome:
             name: 100 * sum(tasks[skill]["value"] for skill in SKILLS) / len(SKILLS)
             for name, tasks in final.items()
         },
+        taken=measured["recommended"],
         logprob_gap_nats=max(_values(rl, "weights/logprob_gap_max_nats")),
         checksum_failures=sum(_values(rl, "weights/checksum_failures")),
         sync_ms=_values(rl, "weights/sync_ms"),
