@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.config.load import LoadedPipeline, load_pipeline
-from posttrain.config.offline import OfflineStage
-from posttrain.config.pipeline import Cluster, EvaluateStage, OnlineRlStage
-from posttrain.config.stage_base import StageBase
 from posttrain.doctor.finding import Finding
 from posttrain.doctor.storage import Space, runs_finding
 from posttrain.errors import InputError
@@ -43,14 +39,14 @@ def file_findings(file: str, runs_dir: Path, runs: Space, num_gpus: int) -> list
     return [
         Finding("file", "ok", f"{file}: {len(loaded.pipeline.stages)} stages, no mistakes"),
         *_disk(file, loaded, report.graph, runs_dir, runs),
-        gpu_finding(file, gpus_wanted(loaded.pipeline.stages.values(), loaded.cluster), num_gpus),
+        gpu_finding(file, gpus_wanted(loaded), num_gpus),
     ]
 
 
 def _disk(
     file: str, loaded: LoadedPipeline, graph: Graph, runs_dir: Path, runs: Space
 ) -> list[Finding]:
-    from posttrain.cli.execute import needed_bytes
+    from posttrain.pipeline.disk import needed_bytes
     from posttrain.pipeline.plan import make_plan
     from posttrain.pipeline.store import RunFolder
 
@@ -59,19 +55,12 @@ def _disk(
     return [found] if found.verdict == "act" else []
 
 
-def gpus_wanted(stages: Iterable[StageBase], cluster: Cluster) -> int:
-    """GPUs that the largest stage holds at once: engines and trainers of an online one."""
-    return max((_of_stage(stage, cluster) for stage in stages), default=0)
+def gpus_wanted(loaded: LoadedPipeline) -> int:
+    """GPUs that the largest stage holds at once."""
+    from posttrain.pipeline.room import held
 
-
-def _of_stage(stage: StageBase, cluster: Cluster) -> int:
-    engines = (stage.resources.engines or cluster.engines) * cluster.gpus_per_engine
-    trainers = (stage.resources.trainers or cluster.trainers) * cluster.gpus_per_trainer
-    if isinstance(stage, OnlineRlStage):
-        return engines + trainers
-    if isinstance(stage, OfflineStage):
-        return trainers
-    return cluster.gpus_per_engine if isinstance(stage, EvaluateStage) else 0
+    stages = loaded.pipeline.stages.values()
+    return max((held(s, loaded.cluster, loaded.base_dir).all.gpus for s in stages), default=0)
 
 
 def gpu_finding(file: str, wanted: int, here: int) -> Finding:

@@ -267,6 +267,10 @@ readable in the run folder. Judges take the name of a variable (`api_key_env`); 
 the cluster's nodes, or send it along with --env NAME.""",
     "unknown-job": """The cluster knows no job of that id. `posttrain submit` prints the id;
 `ray job list` shows those that the cluster remembers.""",
+    "does-not-fit": """A stage holds its engines and trainers at the same time, each engine and
+trainer a CPU slot and its GPUs, and Ray would wait for ever for what is not there. It is told
+before the first stage starts. `--wait-for-cluster 30m` waits for nodes that are still starting, and
+asks a cluster that starts nodes by itself for them.""",
     "run-folder-unseen": """Checkpoints, and the rollouts that engines write for trainers to read,
 are files in the run folder. So on a cluster it lies on a file system that all nodes mount at the
 same path, and posttrain is installed on every node.""",

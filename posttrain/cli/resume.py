@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posttrain.cli.run import RUNS_DIR, Address, Json, RunsDir
+from posttrain.cli.run import (
+    RUNS_DIR,
+    Address,
+    Json,
+    RunsDir,
+    WaitForCluster,
+    seconds_to_wait,
+)
 from posttrain.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ def resume(
     ] = False,
     runs_dir: RunsDir = RUNS_DIR,
     address: Address = None,
+    wait_for_cluster: WaitForCluster = None,
     json: Json = False,
 ) -> int:
     """Go on where a run stopped: finished stages are kept, an unfinished one goes on from its
@@ -57,6 +65,7 @@ def resume(
         tuple(before["overrides"]),
         smoke=bool(before.get("smoke")),
         measures=bool(before.get("measures")),
+        wait_for_cluster_s=seconds_to_wait(wait_for_cluster, address),
     )
     began = time.time()
     Execution(loaded, options).carry_out()

@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from posttrain.errors import InputError, Problem
+
 RUNS_DIR = Path("runs")
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the run folders.")]
 Address = Annotated[
     str | None,
     typer.Option("--address", help="A running Ray cluster; without it a local one is started."),
+]
+WaitForCluster = Annotated[
+    str | None,
+    typer.Option("--wait-for-cluster", help="How long to wait for nodes that are missing: 30m"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print events as JSON lines.")]
 
@@ -28,6 +34,7 @@ def run(
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
     address: Address = None,
+    wait_for_cluster: WaitForCluster = None,
     json: Json = False,
     smoke: Annotated[
         bool,
@@ -49,5 +56,25 @@ def run(
 
         run_smoke(file, loaded, RunOptions(runs_dir, name, address, json, tuple(given), smoke=True))
         return 0
-    Execution(loaded, RunOptions(runs_dir, name, address, json, tuple(given))).carry_out()
+    options = RunOptions(
+        runs_dir, name, address, json, tuple(given),
+        wait_for_cluster_s=seconds_to_wait(wait_for_cluster, address),
+    )  # fmt: skip
+    Execution(loaded, options).carry_out()
     return 0
+
+
+def seconds_to_wait(text: str | None, address: str | None) -> float:
+    """Of `30m`, `90s` or `2h`; 0 without. Raises InputError, also where no cluster is joined."""
+    if text is None:
+        return 0.0
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
+    if unit is None or not text[:-1].isdigit():
+        raise InputError(
+            Problem("usage", f"{text} is no duration", "--wait-for-cluster", help="30m, 90s or 2h")
+        )
+    if address is None:
+        message = "there is no cluster to wait for"
+        help = "--address HOST:PORT; without it the run has this machine alone"
+        raise InputError(Problem("usage", message, "--wait-for-cluster", help=help))
+    return unit * int(text[:-1])

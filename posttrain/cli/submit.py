@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain.cli.output import say
-from posttrain.cli.run import RUNS_DIR
+from posttrain.cli.run import RUNS_DIR, WaitForCluster, seconds_to_wait
 from posttrain.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def submit(
         list[Path] | None,
         typer.Option("--shared", help="A folder that all nodes see too: not sent. Repeatable."),
     ] = None,
+    wait_for_cluster: WaitForCluster = None,
     env: Annotated[
         list[str] | None,
         typer.Option("--env", help="A variable to hand to the run, by its name. Repeatable."),
@@ -72,6 +73,7 @@ def submit(
         return _follow(address, follow)
     if file is None:
         raise InputError(Problem("usage", "missing argument 'FILE'", help="posttrain submit -h"))
+    seconds_to_wait(wait_for_cluster, address)  # a slip of the pen is told here
     environment = chosen_environment(env or [], os.environ)
     folders = [each.expanduser().absolute() for each in shared or []]
     runs = runs_dir.expanduser().absolute()
@@ -83,7 +85,8 @@ def submit(
         jobs = Jobs(address)
         say(f"sending {archive.stat().st_size / 1e6:.1f} MB to {jobs.url}")
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:12]
-        command = job_command(file_name, runs / run / SUBMITTED / digest, runs, run)
+        place = runs / run / SUBMITTED / digest
+        command = job_command(file_name, place, runs, run, wait_for_cluster)
         job = jobs.submit(command, archive, run, environment)
     print(job, flush=True)
     for line in what_next(job, jobs.url, runs / run, list(environment)):

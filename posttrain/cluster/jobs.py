@@ -56,7 +56,9 @@ def dashboard_url(address: str) -> str:
     return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
 
 
-def job_command(file_name: str, folder: Path, runs_dir: Path, name: str) -> str:
+def job_command(
+    file_name: str, folder: Path, runs_dir: Path, name: str, wait_for_cluster: str | None = None
+) -> str:
     """The shell command of a job. `folder`, inside the run folder, takes its files.
 
     `exec`: the shell must not stand between the run and the signal that tells it to save.
@@ -64,6 +66,7 @@ def job_command(file_name: str, folder: Path, runs_dir: Path, name: str) -> str:
     bring = ["python", "-m", "posttrain.cluster.job_files", str(folder)]
     run = ["python", "-m", "posttrain.cli", "run", str(folder / file_name), "--address", "auto"]
     run += ["--runs-dir", str(runs_dir), "--name", name]
+    run += ["--wait-for-cluster", wait_for_cluster] if wait_for_cluster else []
     return f"{shlex.join(bring)} && exec {shlex.join(run)}"
 
 

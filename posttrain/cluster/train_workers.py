@@ -41,6 +41,8 @@ from posttrain.weight_sync.shared_directory import memory_name, remove_orphans
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from posttrain.train.ranks import Ranks
+    from posttrain.train.rl_step import RlTrainer
     from posttrain.weight_sync.transport import WeightPublisher
 
 FAILURE_FILE = "failure.json"
@@ -142,55 +144,16 @@ def _train_online(config: Mapping[str, Any]) -> None:
     import torch
 
     from posttrain.checkpoint.store import CheckpointStore
-    from posttrain.config.plugins import load_plugin, plugin_config
-    from posttrain.model.load import load_model, load_tokenizer
-    from posttrain.model.lora import add_adapters
-    from posttrain.train.critic import critic_module
-    from posttrain.train.half_fine_tuning import freeze_half, tell_half
     from posttrain.train.ranks import Ranks
-    from posttrain.train.reference_weights import reference_weights
     from posttrain.train.rl_loop import RlParts, RlSettings, run_training
-    from posttrain.train.rl_step import RlTrainer, StepSettings
 
     torch.manual_seed(job.loop.seed)
-    device = "cuda" if job.gpus_per_trainer else "cpu"
     ranks = Ranks.join()
     tracker: Tracker = config["tracker"]
     if ranks.is_first:
         tracker.event("waiting", text="loading the model and its reference")
     directory = Path(job.directory)
-    algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
-    policy: Any = load_model(job.model_path, "fp32")
-    if job.lora is not None:
-        add_adapters(policy, job.lora, job.loop.seed)
-    if job.restraints.half_fine_tuning:
-        frozen = freeze_half(policy, job.loop.seed)
-        if ranks.is_first:
-            tell_half(policy, frozen, directory, tracker)
-    policy.to(device)
-    critic: Any = None
-    if job.critic is not None:
-        critic = critic_module(job.critic, job.model_path, policy).to(device)
-    trainer = RlTrainer(
-        policy,
-        reference_weights(policy, job.model_path, job.reference, device),
-        load_tokenizer(job.model_path),
-        algorithm,
-        plugin_config(algorithm, job.algorithm.settings),
-        StepSettings(
-            temperature=job.loop.sampling.temperature,
-            tokens_per_micro_batch=job.tokens_per_micro_batch,
-            precision=job.precision,
-            optimiser_steps=job.optimiser_steps,
-            epochs=job.epochs,
-            reward_scale=job.reward_scale,
-            max_new_tokens=job.loop.sampling.max_new_tokens,
-            off_policy=job.off_policy,
-            restraints=job.restraints,
-        ),
-        ranks,
-        critic,
-    )
+    trainer = _rl_trainer(job, ranks, tracker)
     prompts = PromptStream(ray.get(config["prompts"]), job.loop.seed)
     reader = RolloutReader(prompts, job.loop.samples_per_prompt)
     checkpoints = CheckpointStore(directory / "checkpoints")
@@ -225,6 +188,51 @@ def _train_online(config: Mapping[str, Any]) -> None:
         )
     finally:
         delivery.close()
+
+
+def _rl_trainer(job: OnlineJob, ranks: Ranks, tracker: Tracker) -> RlTrainer:
+    """Policy, reference and critic loaded, on the rank's device."""
+    from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.model.load import load_model, load_tokenizer
+    from posttrain.model.lora import add_adapters
+    from posttrain.train.critic import critic_module
+    from posttrain.train.half_fine_tuning import freeze_half, tell_half
+    from posttrain.train.reference_weights import reference_weights
+    from posttrain.train.rl_step import RlTrainer, StepSettings
+
+    device = "cuda" if job.gpus_per_trainer else "cpu"
+    algorithm = load_plugin("algorithm", job.algorithm.name, job.algorithm.base_dir)
+    policy: Any = load_model(job.model_path, "fp32")
+    if job.lora is not None:
+        add_adapters(policy, job.lora, job.loop.seed)
+    if job.restraints.half_fine_tuning:
+        frozen = freeze_half(policy, job.loop.seed)
+        if ranks.is_first:
+            tell_half(policy, frozen, Path(job.directory), tracker)
+    policy.to(device)
+    critic: Any = None
+    if job.critic is not None:
+        critic = critic_module(job.critic, job.model_path, policy).to(device)
+    return RlTrainer(
+        policy,
+        reference_weights(policy, job.model_path, job.reference, device),
+        load_tokenizer(job.model_path),
+        algorithm,
+        plugin_config(algorithm, job.algorithm.settings),
+        StepSettings(
+            temperature=job.loop.sampling.temperature,
+            tokens_per_micro_batch=job.tokens_per_micro_batch,
+            precision=job.precision,
+            optimiser_steps=job.optimiser_steps,
+            epochs=job.epochs,
+            reward_scale=job.reward_scale,
+            max_new_tokens=job.loop.sampling.max_new_tokens,
+            off_policy=job.off_policy,
+            restraints=job.restraints,
+        ),
+        ranks,
+        critic,
+    )
 
 
 def _publisher(job: OnlineJob, port: TrainPort) -> WeightPublisher:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from posttrain.config.data import ResolvedData
-from posttrain.config.keys import PLUGIN_KINDS, WITH_DATA
+from posttrain.config.keys import PLUGIN_KINDS, TRAINED_KINDS, WITH_DATA
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.pipeline import Pipeline
 from posttrain.config.plugins import complete_settings
@@ -73,6 +73,16 @@ class RunPlan:
 
     def __getitem__(self, name: str) -> PlannedStage:
         return next(stage for stage in self.stages if stage.name == name)
+
+    @property
+    def to_do(self) -> list[PlannedStage]:
+        """The stages that are not done already."""
+        return [stage for stage in self.stages if not stage.kept]
+
+    @property
+    def to_train(self) -> list[PlannedStage]:
+        """Those of them that train something."""
+        return [stage for stage in self.to_do if stage.kind in TRAINED_KINDS]
 
 
 def make_plan(loaded: LoadedPipeline, graph: Graph, folder: RunFolder) -> RunPlan:

@@ -40,6 +40,11 @@ def unmeasured(plan: RunPlan, folder: RunFolder) -> list[tuple[str, str]]:
     ]
 
 
+def is_complete(plan: RunPlan, folder: RunFolder) -> bool:
+    """Whether every stage is done and every model was asked: then no process needs to start."""
+    return not plan.to_do and not unmeasured(plan, folder)
+
+
 def task_values(plan: RunPlan, folder: RunFolder, stage: PlannedStage) -> dict[str, Interval]:
     """A stage's results by task, with `gain` and `tax`: what gates compare."""
     values: dict[str, Interval] = {}

@@ -203,7 +203,6 @@ class StageRunner:
             "seconds": before["seconds"] if before else 0.0,
             "seed": planned.seed,
             "steps": _num_steps(planned.stage, self.plan.loaded.cluster.trainers),
-            "step": None,
             "data": list(planned.data),
             "versions": versions(),
             "git": git_state(),
@@ -247,7 +246,6 @@ class StageRunner:
             self.event("tracker-lost", planned.name, message=trouble.message)
             metrics = {}
         manifest["metrics"] = metrics
-        manifest["step"] = metrics.get("axis/step")
         if state == "done":
             artifact = folder.artifact(planned.stage.produces)  # type: ignore[arg-type]
             name = Path(artifact.path).name

@@ -138,21 +138,3 @@ class RunFolder:
             path=str(self.path),
             help=f"follow it: posttrain status; or a second one: --name {self.path.name}_b",
         )
-
-
-def check_disk(path: Path, needed_bytes: int) -> None:
-    """Raise InputError `disk-too-small` where a run cannot be stored."""
-    existing = path.resolve()
-    while not existing.exists():
-        existing = existing.parent
-    stats = os.statvfs(existing)
-    free = stats.f_bavail * stats.f_frsize
-    if free < needed_bytes:
-        raise InputError(
-            Problem(
-                "disk-too-small",
-                f"{free / 1e9:.1f} GB are free, the run needs about {needed_bytes / 1e9:.1f} GB",
-                path=str(existing),
-                help="posttrain clean says what could go; or elsewhere: --runs-dir DIRECTORY",
-            )
-        )

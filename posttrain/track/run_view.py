@@ -156,10 +156,8 @@ class _StageFiles:
         """Steps done and steps to do. RL counts steps from 0: its step n makes version n + 1."""
         last = self._rows[-1] if self._rows else {}
         recorded = int(last.get("axis/version", last["axis/step"])) if last else None
-        told = manifest.get("step")
-        known = [step for step in (recorded, told) if isinstance(step, int)]
         steps = manifest.get("steps") or self._config.get("steps")
-        return max(known, default=None), steps if isinstance(steps, int) else None
+        return recorded, steps if isinstance(steps, int) else None
 
 
 def read_run(directory: Path | str, now: float | None = None) -> RunView:

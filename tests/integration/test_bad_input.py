@@ -111,7 +111,7 @@ def test_a_longest_sequence_that_fits_no_micro_batch_is_said_before_the_start(wo
 
 def test_too_little_disk_is_said_before_the_start(workplace, monkeypatch, tmp_path):
     from posttrain.errors import InputError
-    from posttrain.pipeline.store import check_disk
+    from posttrain.pipeline.disk import check_disk
 
     with pytest.raises(InputError) as caught:
         check_disk(tmp_path / "runs" / "x", 10**18)

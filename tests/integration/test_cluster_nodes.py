@@ -29,7 +29,8 @@ class SubmittedRun(OnlineRun):
         file = here / self._file
         file.write_text(file.read_text().replace("microworld/arithmetic", "./my_rows.jsonl"))
         (here / "unrelated.bin").write_bytes(bytes(1000))
-        done = self.place.posttrain("submit", self._file, "--address", self.address)
+        words = ("--address", self.address, "--wait-for-cluster", "10m")
+        done = self.place.posttrain("submit", self._file, *words)
         assert done.returncode == 0, done.stderr
         for each in (file, here / "short_reward.py", here / "my_rows.jsonl"):
             each.unlink()
@@ -44,15 +45,22 @@ class SubmittedRun(OnlineRun):
 
 @pytest.fixture(scope="module")
 def survivor(workplace):
-    """A run on four nodes of one CPU: the engine's dies, then the trainer's."""
+    """A run on four nodes of one CPU, three of which come late: the engine's dies, then the
+    trainer's.
+    """
     run = SubmittedRun(workplace, steps=STEPS, tokens=32)
     seen = {}
     with RayNodes(workplace) as cluster:
-        for _ in range(4):
-            cluster.add()
+        cluster.add()
         job = run.submit(cluster)
         onlooker = run.follow(job)
-        assert onlooker.stdout.readline()  # the log has begun
+        seen["early"] = ""
+        while "waiting for the cluster" not in seen["early"]:
+            line = onlooker.stdout.readline()
+            assert line, onlooker.communicate()[1]
+            seen["early"] += line
+        for _ in range(3):
+            cluster.add()
         onlooker.send_signal(signal.SIGINT)
         seen["detached"] = (onlooker.communicate(timeout=60)[1], onlooker.returncode, job)
         run.process = run.follow(job)
@@ -69,6 +77,11 @@ def survivor(workplace):
         seen["again"] = run.follow(job).communicate(timeout=60)[0]
     seen["left"] = workplace.leftovers()
     return run, seen
+
+
+def test_nodes_that_are_missing_are_waited_for(survivor):
+    told = "wants 2 CPU slots (1 engine, 1 trainer), the cluster has 1 (2 nodes)"
+    assert f"waiting for the cluster: {told}" in survivor[1]["early"]
 
 
 def test_engines_and_trainers_are_on_different_nodes(survivor):

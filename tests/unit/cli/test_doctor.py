@@ -13,10 +13,9 @@ import pytest
 from posttrain.checkpoint.folders import CommittedFolders
 from posttrain.cli import main
 from posttrain.cli.doctor_disk import with_freeable
-from posttrain.cli.doctor_file import file_findings, gpus_wanted
+from posttrain.cli.doctor_file import file_findings
 from posttrain.cluster import leftovers
 from posttrain.cluster.leftovers import Leftover
-from posttrain.config.load import load_pipeline
 from posttrain.doctor import machine, packages, storage
 from posttrain.doctor.finding import Finding
 from posttrain.doctor.gpus import Gpus
@@ -119,17 +118,6 @@ def test_a_file_with_mistakes(
 
 
 BIG = "suites:", "cluster: {engines: 3, gpus_per_engine: 2, gpus_per_trainer: 1}\nsuites:"
-
-
-def test_gpus_that_the_largest_stage_holds_at_once(write_pipeline: Callable[..., str]) -> None:
-    loaded = load_pipeline(write_pipeline(*BIG))
-    stages = loaded.draft.stages
-    assert gpus_wanted(stages.values(), loaded.cluster) == 7  # 3 engines of 2, a trainer of 1
-    assert gpus_wanted([stages["sft"]], loaded.cluster) == 1
-    assert gpus_wanted([stages["final"]], loaded.cluster) == 2
-    assert gpus_wanted([stages["blank"], stages["average"]], loaded.cluster) == 0
-    few = load_pipeline(write_pipeline(*BIG), ["stages.rlvr.resources.engines=1"])
-    assert gpus_wanted(few.draft.stages.values(), few.cluster) == 3
 
 
 def test_a_file_that_wants_more_than_there_is(

@@ -83,6 +83,12 @@ def test_the_command_brings_the_files_and_becomes_the_run() -> None:
         "python", "-m", "posttrain.cli", "run", "/nfs/runs/a/submitted/0f/my run.yaml",
         "--address", "auto", "--runs-dir", "/nfs/runs", "--name", "a",
     ]  # fmt: skip
+    waiting = job_command("a.yaml", Path("/nfs/a"), Path("/nfs"), "a", wait_for_cluster="30m")
+    assert waiting == command_of("a.yaml") + " --wait-for-cluster 30m"
+
+
+def command_of(file: str) -> str:
+    return job_command(file, Path("/nfs/a"), Path("/nfs"), "a")
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_stages_run_in_order_and_leave_their_manifests(
         key: manifest[key]
         for key in (
             "schema", "stage", "kind", "identity", "attempt", "inputs", "artifact", "seed",
-            "step", "steps", "metrics", "error",
+            "steps", "metrics", "error",
         )
     }  # fmt: skip
     assert picked == {
@@ -196,7 +196,6 @@ def test_stages_run_in_order_and_leave_their_manifests(
         "inputs": {"sft": plan["sft"].identity},
         "artifact": {"type": "model", "path": "model"},
         "seed": plan["rlvr"].seed,
-        "step": 59,
         "steps": 60,
         "metrics": {"reward/mean": 0.75, "axis/step": 59},
         "error": None,

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.errors import InputError
-from posttrain.pipeline import store
-from posttrain.pipeline.store import RunFolder, check_disk, read_json, write_json
+from posttrain.pipeline.store import RunFolder, read_json, write_json
 
 HOLDER = """
 import sys
@@ -131,19 +130,3 @@ def test_a_lock_is_gone_with_its_process_however_that_ended(run_folder: RunFolde
 def test_other_runs_are_not_locked(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "a").locked(), RunFolder(tmp_path / "b").locked():
         pass
-
-
-def test_too_small_a_disk_is_said_before_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Stats:
-        f_bavail, f_frsize = 300_000, 4096  # 1.2 GB
-
-    monkeypatch.setattr(store.os, "statvfs", lambda path: Stats)
-    check_disk(tmp_path / "not" / "yet" / "there", 1_228_800_000)
-    with pytest.raises(InputError) as caught:
-        check_disk(tmp_path / "not" / "yet" / "there", 5_000_000_000)
-    problem = caught.value.problems[0]
-    assert problem.code == "disk-too-small"
-    assert problem.message == "1.2 GB are free, the run needs about 5.0 GB"
-    assert problem.path == str(tmp_path)
