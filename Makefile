@@ -19,8 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 quickstart: setup
 	@echo "[2/2] posttrain run quickstart" && $(BIN)/posttrain run quickstart
 
+# Two processes, a file of tests at a time each. The long ones come first: those of tests/integration.
+TEST_PROCESSES ?= 2
 test: setup lint
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # N random deaths over one longer run; CHAOS_SEED=... repeats one. No part of `make test`.
 chaos: setup

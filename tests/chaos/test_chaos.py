@@ -52,7 +52,7 @@ def test_whatever_dies_whenever(workplace):
         if victim in granted:
             granted[victim] -= 1
         run.kill(victim)
-    said = run.finish(timeout=600)
+    said = run.finish()
     print(said[-600:])
     run.check_records()
     assert workplace.leftovers(patience_s=75.0) == []  # agents of a killed raylet need a minute

@@ -80,6 +80,9 @@ def bad(config):
 '''
 
 
+# Waits end where something hangs. How long a thing takes on a slow machine, beside the tests of
+# another process, is not what these tests are about.
+PATIENCE_S = 900.0
 MARK = "POSTTRAIN_TEST_WORKPLACE"  # in the environment of what a workplace starts
 
 
@@ -119,7 +122,9 @@ class Workplace:
         """Processes of that session belong here too."""
         self._drivers.add(session)
 
-    def posttrain(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
+    def posttrain(
+        self, *arguments: str, timeout: float = PATIENCE_S
+    ) -> subprocess.CompletedProcess:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
@@ -129,7 +134,7 @@ class Workplace:
         folders = sorted((self.run_folder / stage).iterdir(), key=lambda p: p.stat().st_mtime)
         return folders[-1]
 
-    def wait_for(self, what, process: subprocess.Popen, timeout: float = 240) -> None:
+    def wait_for(self, what, process: subprocess.Popen, timeout: float = PATIENCE_S) -> None:
         end = time.monotonic() + timeout
         while not what():
             assert process.poll() is None, process.communicate()[1]
@@ -154,7 +159,7 @@ class Workplace:
                 found[int(folder.name)] = words[:100]
         return dict(sorted(found.items()))
 
-    def leftovers(self, patience_s: float = 10.0, besides: tuple[str, ...] = ()) -> list[str]:
+    def leftovers(self, patience_s: float = 30.0, besides: tuple[str, ...] = ()) -> list[str]:
         """What is still there of it, `besides` some; waits a little for what is on its way out."""
         end = time.monotonic() + patience_s
         while True:
@@ -177,7 +182,7 @@ def findings_of(program: str, folder: Path, *words: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]

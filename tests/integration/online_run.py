@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from conftest import Workplace
+from conftest import PATIENCE_S, Workplace
 
 PIPELINE = """
 name: NAME
@@ -28,7 +28,7 @@ stages:
   rlvr:
     kind: online_rl
     model: blank
-    algorithm: {name: grpo, lr: 1e-5}
+    algorithm: {name: grpo, lr: RATE}
     reward: {name: ./short_reward.py, goal: 5}
     data: {path: microworld/arithmetic, take: 200}
     batch: {prompts: PROMPTS, samples_per_prompt: SAMPLES}
@@ -60,6 +60,7 @@ class OnlineRun:
         staleness: int = 2,
         ahead: int = 1,
         checkpoint_every: int = 5,
+        lr: float = 1e-5,
         name: str = "",
     ) -> None:
         self.place = place
@@ -68,6 +69,7 @@ class OnlineRun:
         values = {
             "NAME": self.name, "PROMPTS": batch[0], "SAMPLES": batch[1], "STEPS": steps,
             "MAX": staleness, "AHEAD": ahead, "EVERY": checkpoint_every, "TOKENS": tokens,
+            "RATE": lr,
         }  # fmt: skip
         text = PIPELINE
         for key, value in values.items():
@@ -88,7 +90,7 @@ class OnlineRun:
     def resume(self) -> None:
         self.process = self.place.start("resume", self.name)
 
-    def finish(self, timeout: float = 240) -> str:
+    def finish(self, timeout: float = PATIENCE_S) -> str:
         """What it said on its way to exit code 0."""
         _, self.said = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, self.said[-3000:]
@@ -136,8 +138,8 @@ class OnlineRun:
     def kill_driver(self) -> None:
         """And wait for what it had started: engines go on until their raylet has noticed."""
         self.process.kill()
-        self.process.communicate(timeout=30)
-        end = time.monotonic() + 60.0
+        self.process.communicate(timeout=PATIENCE_S)
+        end = time.monotonic() + PATIENCE_S
         while any(self.victims(kind) for kind in ("engine", "coordinator", "trainer")):
             assert time.monotonic() < end, "a killed driver's actors are still there"
             time.sleep(0.1)
@@ -147,7 +149,7 @@ class OnlineRun:
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for event in lines(self.folder / "events.jsonl") if event["name"] == name]
 
-    def wait_for_event(self, name: str, count: int = 1, timeout: float = 60.0) -> None:
+    def wait_for_event(self, name: str, count: int = 1, timeout: float = PATIENCE_S) -> None:
         self.place.wait_for(lambda: len(self.events(name)) >= count, self.process, timeout)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def stages(workplace):
     # One step of the critic alone would leave the policy of a two-step run untouched.
     document["stages"]["rlvr_ppo"]["algorithm"]["critic_warmup_steps"] = 1
     (workplace.path / "families.yaml").write_text(yaml.safe_dump(document))
-    done = workplace.posttrain("run", "families.yaml", timeout=900)
+    done = workplace.posttrain("run", "families.yaml")
     assert done.returncode == 0, done.stderr
     return {name: workplace.stage_folder(name) for name in ("blank", *FAMILIES)}
 

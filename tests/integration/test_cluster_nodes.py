@@ -4,6 +4,7 @@ import json
 import signal
 
 import pytest
+from conftest import PATIENCE_S
 from online_run import OnlineRun
 from ray_nodes import RayNodes
 
@@ -12,7 +13,6 @@ from posttrain.prompts.microworld import generate
 pytestmark = pytest.mark.slow
 
 STEPS = 30
-PATIENCE_S = 600.0  # many processes have to start, on two cores
 
 
 class SubmittedRun(OnlineRun):
@@ -35,9 +35,6 @@ class SubmittedRun(OnlineRun):
         for each in (file, here / "short_reward.py", here / "my_rows.jsonl"):
             each.unlink()
         return done.stdout.strip()
-
-    def wait_for_step(self, step: int) -> None:
-        self.place.wait_for(lambda: self.steps_done() >= step, self.process, PATIENCE_S)
 
     def follow(self, job: str):
         return self.place.start("submit", "--follow", job, "--address", self.address)
@@ -62,19 +59,19 @@ def survivor(workplace):
         for _ in range(3):
             cluster.add()
         onlooker.send_signal(signal.SIGINT)
-        seen["detached"] = (onlooker.communicate(timeout=60)[1], onlooker.returncode, job)
+        seen["detached"] = (onlooker.communicate(timeout=PATIENCE_S)[1], onlooker.returncode, job)
         run.process = run.follow(job)
         run.wait_for_step(3)
         seen["nodes"] = [cluster.of(run.victims(kind)[-1]).pid for kind in ("engine", "trainer")]
         cluster.kill(cluster.of(run.victims("engine")[-1]))
-        run.wait_for_event("engine-replaced", timeout=PATIENCE_S)
+        run.wait_for_event("engine-replaced")
         run.wait_for_step(run.steps_done() + 2)
         cluster.kill(cluster.of(run.victims("trainer")[-1]))
-        run.wait_for_event("trainer-restarted", timeout=PATIENCE_S)
+        run.wait_for_event("trainer-restarted")
         out, err = run.process.communicate(timeout=PATIENCE_S)
         assert run.process.returncode == 0, (out + err)[-3000:]
         seen["log"] = out
-        seen["again"] = run.follow(job).communicate(timeout=60)[0]
+        seen["again"] = run.follow(job).communicate(timeout=PATIENCE_S)[0]
     seen["left"] = workplace.leftovers()
     return run, seen
 

@@ -80,7 +80,7 @@ def stages(workplace):
     first.communicate()
     (folder,) = (workplace.run_folder / "pairs").iterdir()
     parts = {path.name: path.stat().st_mtime_ns for path in folder.glob("dataset/samples/*")}
-    done = workplace.posttrain("run", "answers.yaml", timeout=600)
+    done = workplace.posttrain("run", "answers.yaml")
     assert done.returncode == 0, done.stderr
     names = ("pairs", "dpo", "good", "raft", "bon", "sweep")
     return {name: workplace.stage_folder(name) for name in names} | {"parts": parts}

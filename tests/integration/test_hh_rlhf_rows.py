@@ -36,7 +36,7 @@ def run(workplace):
         "wandb.mode=disabled",
         f"name={workplace.name}",
     ]
-    done = workplace.posttrain("run", "hh_rlhf", *overrides, timeout=600)
+    done = workplace.posttrain("run", "hh_rlhf", *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     return workplace.run_folder
 

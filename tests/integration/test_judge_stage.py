@@ -70,7 +70,7 @@ def stage(workplace):
     """The stage's folder after a run."""
     build_critic(workplace.path / "critic")
     (workplace.path / "judged.yaml").write_text(PIPELINE.replace("NAME", workplace.name))
-    done = workplace.posttrain("run", "judged.yaml", timeout=600)
+    done = workplace.posttrain("run", "judged.yaml")
     assert done.returncode == 0, done.stderr[-3000:]
     return next((workplace.run_folder / "rlvr").iterdir())
 

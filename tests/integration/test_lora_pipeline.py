@@ -56,7 +56,7 @@ stages:
 def stages(workplace):
     """The folder of each stage of one whole run."""
     (workplace.path / "lora.yaml").write_text(PIPELINE.replace("NAME", workplace.name))
-    done = workplace.posttrain("run", "lora.yaml", timeout=600)
+    done = workplace.posttrain("run", "lora.yaml")
     assert done.returncode == 0, done.stderr
     names = ("blank", "tuned", "rlvr", "rm", "dpo", "average")
     return {name: workplace.stage_folder(name) for name in names}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_S
 
 PIPELINE = """
 name: parity
@@ -52,7 +53,7 @@ def trained(workplace):
     program = Path(__file__).with_name("synchronous.py")
     done = subprocess.run(
         [sys.executable, program, "settings.json", "synchronous.safetensors"],
-        cwd=workplace.path, capture_output=True, text=True, timeout=300,
+        cwd=workplace.path, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     weights["synchronous"] = load_file(workplace.path / "synchronous.safetensors")

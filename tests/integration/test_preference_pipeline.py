@@ -78,7 +78,7 @@ def stages(workplace):
     workplace.wait_for(lambda: list(members.glob("*/members/0/reward_models.json")), first)
     os.kill(first.pid, signal.SIGKILL)  # in the second member
     first.communicate()
-    done = workplace.posttrain("run", "pairs.yaml", timeout=600)
+    done = workplace.posttrain("run", "pairs.yaml")
     assert done.returncode == 0, done.stderr
     return {n: workplace.stage_folder(n) for n in ("blank", "sft", "rm", "dpo", "thumbs", "align")}
 

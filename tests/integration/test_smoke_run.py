@@ -41,7 +41,7 @@ def ran(workplace):
     ).save_pretrained(large)  # fmt: skip
     micro_tokenizer().save_pretrained(large)
     (workplace.path / "wide.yaml").write_text(PIPELINE.replace("NAME", workplace.name))
-    done = workplace.posttrain("run", "wide.yaml", "--smoke", timeout=600)
+    done = workplace.posttrain("run", "wide.yaml", "--smoke")
     assert done.returncode == 0, done.stderr
     return done
 

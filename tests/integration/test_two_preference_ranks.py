@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PATIENCE_S
 
 from posttrain.model.load import load_state
 from posttrain.model.micro import build_micro
@@ -29,7 +30,7 @@ def train(folder, model, ranks):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
