@@ -19,10 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 quickstart: setup
 	@echo "[2/2] posttrain run quickstart" && $(BIN)/posttrain run quickstart
 
-# Two processes, a file of tests at a time each. The long ones come first: those of tests/integration.
+# Two processes of a thread each, a file of tests at a time. The long ones, tests/integration, come first.
 TEST_PROCESSES ?= 2
 test: setup lint
-	@$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # N random deaths over one longer run; CHAOS_SEED=... repeats one. No part of `make test`.
 chaos: setup
@@ -39,8 +39,8 @@ setup: $(READY)
 # --without-pip: works where Debian left ensurepip out; pip of the outer Python installs uv into the venv.
 $(READY): pyproject.toml constraints.txt
 	@begin=$$(date +%s); \
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error[python]: $(PYTHON) is $$($(PYTHON) -V), posttrain needs 3.11 or newer" >&2; \
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "error[python]: $(PYTHON) is $$($(PYTHON) -V), posttrain needs 3.11 to 3.13" >&2; \
 	    echo "  help: make PYTHON=/path/to/python3.11" >&2; exit 2; }; \
 	echo "[1/2] environment: installing into $(VENV) (only once)"; \
 	$(PYTHON) -m venv --without-pip $(VENV) && \

@@ -18,8 +18,6 @@ from typing import Any
 
 from benchmarks.workload import Workload, prompt_text, reward_of
 
-WARM_UP_STEPS = 2
-
 
 @dataclass(frozen=True, slots=True)
 class TrlSettings:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Message = Mapping[str, str]  # {"role": "user" | "assistant" | "system", "content": ...}
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -117,15 +115,6 @@ class ScoredGroup:
     group: RolloutGroup
     scores: tuple[Score, ...]  # K
     greedy_score: Score | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PreferencePair:
-    """One comparison. Example: PreferencePair(prompt, chosen="65", rejected="64")"""
-
-    prompt: Prompt
-    chosen: str
-    rejected: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,24 +21,24 @@ from posttrain.errors import InputError, PosttrainError, Problem
 
 STARTED = time.perf_counter()
 
-COMMANDS = {
-    "run": "train what a file describes; what is done already is kept",
-    "check": "all mistakes of a file at once, before anything starts",
-    "plan": "what a run would do, how fast, and what would make it faster; starts nothing",
-    "resume": "go on after a stop or a crash; nothing is done twice",
-    "submit": "the same on a Ray cluster, as a job that goes on when you log off",
-    "status": "how far a run is, and what it has found",
-    "report": "a run as one page: what was gained, what it cost, which model to take",
-    "chat": "ask a trained model something",
-    "new": "a file of your own, from one that ships with posttrain",
-    "show": "rows as the model sees them, with the trained tokens marked",
-    "reward": "score one answer with a reward, or look for ways to fool it",
-    "eval": "ask any model a suite's questions",
-    "clean": "free the disk of what a run no longer needs; says first what that is",
-    "doctor": "what this machine can do, what is wrong with it, and what to do about that",
-    "explain": "what an error means, by its name",
-    "schema": "write the JSON schema of pipeline files, for editors",
-}
+COMMANDS = (
+    "run",
+    "check",
+    "plan",
+    "resume",
+    "submit",
+    "status",
+    "report",
+    "chat",
+    "new",
+    "show",
+    "reward",
+    "eval",
+    "clean",
+    "doctor",
+    "explain",
+    "schema",
+)
 HIDDEN = ("schema",)
 
 HELP = """\

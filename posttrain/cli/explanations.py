@@ -19,8 +19,9 @@ means.""",
 not one of the words allowed.""",
     "bad-name": """Names of stages and suites become folders and stand in gates before a dot
 (`sft.arithmetic`), so they start with a letter and hold letters, digits, `_` and `-` only.""",
-    "unknown-kind": """Each stage has a kind: model, sft, reward_model, preference, online_rl,
-average or evaluate. It decides which other keys there are.""",
+    "unknown-kind": """Each stage has a kind: model, sft, reward_model, preference, generate,
+best_of_n, over_optimisation, online_rl, average or evaluate. It decides which other keys there
+are.""",
     "bad-interpolation": """`${stages.sft.data}` stands for the value of another key,
 `${oc.env:HOME}` for an environment variable. This one names nothing that is there, or itself.""",
     "empty-pipeline": """The file holds no keys at all. A pipeline has at least a name and
@@ -47,7 +48,8 @@ its options.""",
 _GRAPH = {
     "unknown-stage": """A stage refers to another by name, and there is none of that name.""",
     "wrong-reference": """The stage named exists but makes something else than what is needed
-here: an evaluation makes measurements, every other kind of today makes a model.""",
+here. evaluate, best_of_n and over_optimisation make measurements, reward_model makes reward models,
+generate a set of answers, the others a model.""",
     "cycle": """Following what each stage needs leads back to where it began, so none of them
 could start. To look at models while training, use a suite with `when: every_model`: questions are
 not stages and never form a cycle.""",
@@ -110,16 +112,17 @@ guess is the behaviour policy itself.""",
     "too-many-optimiser-steps": """`batch.optimiser_steps` cuts a batch into parts of whole groups,
 because the answers to one prompt are compared with one another. There cannot be more parts than
 `batch.prompts`.""",
-    "unknown-plugin": """Algorithms, rewards and averaging methods are one file each. A bare name
-is one that ships (`grpo`), `./my_reward.py` a file of yours, `package.module` something
+    "unknown-plugin": """Algorithms, rewards, averaging methods and selections are one file each. A
+bare name is one that ships (`grpo`), `./my_reward.py` a file of yours, `package.module` something
 installed.""",
     "plugin-broken": """The plug-in's file does not run: the line is where it stopped. Nothing of
 it was used.""",
     "plugin-contract": """A plug-in's file has to hold a few names. Online algorithm: Config,
 NEEDS, advantages, loss. Offline algorithm: Config, NEEDS, objective. Reward: Config, score,
-gold, bad. Averaging: Config, NEEDS, merge.""",
+gold, bad. Averaging: Config, NEEDS, merge. Selection: Config, COLUMNS, select.""",
     "wrong-algorithm": """Online algorithms learn from answers sampled during training (kind:
-online_rl), offline ones from rows that are there before (kind: sft).""",
+online_rl), offline ones from rows that are there before (kind: sft, reward_model or
+preference).""",
 }
 
 # Data and models
@@ -150,7 +153,8 @@ prompt.""",
     "hub-unreachable": """The hub did not answer, and the data is not in the local cache.
 HF_HUB_OFFLINE=1 keeps posttrain from asking at all.""",
     "hub-data": """The hub has the data set, but not in this configuration, split or revision.""",
-    "no-rows": """The stage has no data of its own, so there are no rows to show.""",
+    "no-rows": """`show` prints the rows of sft, reward_model, preference and online_rl stages, and
+this is none.""",
     "row-too-long": """A row has more tokens than fit: `max_tokens` of the stage, or the model's
 context. `data.too_long: drop` leaves such rows out and counts them.""",
     "prompt-too-long": """A prompt and the longest answer together do not fit the model's context.

@@ -51,16 +51,16 @@ def run(
 
     given = overrides or []
     loaded = load_pipeline(file, given)
+    options = RunOptions(
+        runs_dir, name, address, json, tuple(given), smoke,
+        wait_for_cluster_s=seconds_to_wait(wait_for_cluster, address),
+    )  # fmt: skip
     if smoke:
         from posttrain.cli.smoke import run_smoke
 
-        run_smoke(file, loaded, RunOptions(runs_dir, name, address, json, tuple(given), smoke=True))
-        return 0
-    options = RunOptions(
-        runs_dir, name, address, json, tuple(given),
-        wait_for_cluster_s=seconds_to_wait(wait_for_cluster, address),
-    )  # fmt: skip
-    Execution(loaded, options).carry_out()
+        run_smoke(file, loaded, options)
+    else:
+        Execution(loaded, options).carry_out()
     return 0
 
 

@@ -56,8 +56,9 @@ class Screen:
                 print(json.dumps({"schema": EVENT_SCHEMA, **event}), flush=True)
 
     def say(self, text: str) -> None:
-        """A sentence that stays in the scrollback."""
-        self._console.print(text, markup=False, highlight=False)
+        """A sentence that stays in the scrollback; a file gets it as one line."""
+        in_one_line = not self._console.is_terminal
+        self._console.print(text, markup=False, highlight=False, soft_wrap=in_one_line)
 
     def show_cursor(self) -> None:
         """For an end that gives the live region no time to."""

@@ -20,7 +20,7 @@ TRAINED, GIVEN = "green", "dim"
 
 def show(
     file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a shipped one.")],
-    stage: Annotated[str, typer.Argument(help="A stage with data.")],
+    stage: Annotated[str, typer.Argument(help="A stage that trains on rows or prompts.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Values to set.")] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows.")] = 5,
     scores: Annotated[

@@ -36,7 +36,7 @@ class ModelStage(StageBase):
     path: str | None = None
     """A folder in Hugging Face form, or a hub name."""
     from_scratch: str | None = None
-    """`micro`: about a million random parameters and a character-level tokenizer."""
+    """`micro`: three quarters of a million random parameters and a character-level tokenizer."""
     chat_template: str | None = None
     """A shipped template (plain, chatml, llama3, tulu) or a .jinja file; else the model's own."""
     # Not told where it is not asked for: identities of stages without stay what they were.

@@ -57,7 +57,7 @@ class Suite(StrictModel):
     keep: list[str] = Field(default_factory=list)
     """Tasks that training may cost: the alignment tax. Perplexity is shown, never averaged in."""
     tasks: dict[str, TaskSpec] = Field(default_factory=dict)
-    """Tasks of your own, by name; `microworld/...` and `gsm8k` are built in."""
+    """Tasks of your own, by name; built in are `microworld/...`, `gsm8k`, `perplexity/wikitext`."""
     lm_eval: LmEval = Field(default_factory=LmEval)
     """How `lm_eval/NAME` tasks are asked."""
     prompts_per_task: int = Field(default=256, gt=0)

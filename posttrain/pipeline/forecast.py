@@ -106,7 +106,7 @@ def forecast_stage(
     answers = answers_per_step(stage, greedy)
     schedule = schedule_of(stage, stage.staleness.max, places, answers)
     system, assumptions, measured = assume(loaded, name, processes, schedule, run, config)
-    clock = _Clock(system, stage.steps)
+    clock = _Clock(system)
     columns = tuple(
         Column(each, clock.run(each), each == schedule)
         for each in (
@@ -150,7 +150,6 @@ class _Clock:
     """Simulations of one stage; each is carried out once."""
 
     system: System
-    stage_steps: int
     num_steps: int = 0
     parts: int = 1
     known: dict[tuple[Schedule, int, int], SimulationResult] = field(default_factory=dict)

@@ -35,10 +35,6 @@ class Graph:
                 waiting.extend(self.needs.get(name, ()))
         return found
 
-    def dependants(self, stage: str) -> set[str]:
-        """Every stage that needs this one, directly or through others."""
-        return {name for name in self.order if stage in self.ancestors(name)}
-
 
 def build_graph(
     pipeline: Pipeline,

@@ -71,7 +71,7 @@ def kl_jump(window: Sequence[Row], facts: StageFacts) -> str | None:
     )
     return (
         f"KL {significant(before[0])} → {significant(now)} nats in {THRESHOLDS.kl_steps} steps"
-        f"{fell}. Raise kl or halve lr"
+        f"{fell}. Raise kl_in_reward (or kl_in_loss), or halve lr"
     )
 
 

@@ -20,7 +20,6 @@ SHOWN = {  # metric -> name in a line, in this order
     "rm/pair_accuracy": "pairs_right",
     "reward/mean": "reward",
     "reward/heldout_mean": "heldout",
-    "eval/heldout/score": "heldout",
     "policy/kl_reference_nats": "kl_nats",
     "policy/entropy_nats": "entropy_nats",
     "age/versions/max": "age_max",

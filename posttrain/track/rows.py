@@ -85,13 +85,8 @@ def age_percentiles(row: Mapping[str, Any]) -> dict[str, float]:
 
 def held_out(rows: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:
     """(step, share of right answers) of the questions asked while training."""
-    for name in ("reward/heldout_mean", "eval/heldout/score"):
-        series = [
-            (row.get("axis/step", 0.0), row[name]) for row in rows if row.get(name) is not None
-        ]
-        if series:
-            return series
-    return []
+    name = "reward/heldout_mean"
+    return [(row.get("axis/step", 0.0), row[name]) for row in rows if row.get(name) is not None]
 
 
 def pairs_right(rows: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:

@@ -114,10 +114,6 @@ class Ranks:
         """Largest over the ranks, entry by entry; NaN may be lost."""
         return self._all_reduce(values, dist.ReduceOp.MAX, what, deadline_s)
 
-    def barrier(self, what: str, deadline_s: float | None = None) -> None:
-        """Return when every rank is here."""
-        self.all_reduce_sum(torch.zeros(1), what, deadline_s)
-
     def _all_reduce(
         self, values: Tensor, operation: Any, what: str, deadline_s: float | None
     ) -> Tensor:

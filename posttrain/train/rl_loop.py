@@ -29,7 +29,7 @@ from posttrain.ports import CheckpointPort, Tracker, TrainPort
 from posttrain.train.ranks import Ranks
 from posttrain.train.rl_batch import batch_metrics, flatten
 from posttrain.train.rl_step import RlTrainer
-from posttrain.train.rollout_store import rows, write_rollouts
+from posttrain.train.rollout_store import RolloutStore, rows
 from posttrain.train.stop_rules import StopWatch, stop_rules
 from posttrain.types import (
     Prompt,
@@ -89,6 +89,7 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
         lambda: parts.port.wait_acknowledged(first), f"the engines to take version {first}"
     )
     saved = step
+    store = RolloutStore(settings.directory / "rollouts")
     watch = StopWatch(stop_rules(settings.stop_at_members_std, settings.stop_at_kl))
     reason: str | None = None  # to end before all steps are done
     while step < settings.num_steps and reason is None:
@@ -97,7 +98,7 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
         if batch is None:
             break
         with _span(parts, f"step {step}"):
-            metrics = _train(settings, parts, batch)
+            metrics = _train(settings, parts, batch, store)
         step += 1
         reason = watch.after(metrics)
         num_syncs, rest = divmod(step, settings.sync_every)
@@ -143,27 +144,25 @@ def _next_batch(parts: RlParts, step: int) -> TrainBatch | None:
     return parts.ranks.together(lambda: parts.read_batch(stored), f"reading {what}")
 
 
-def _train(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> dict[str, float]:
+def _train(
+    settings: RlSettings, parts: RlParts, batch: TrainBatch, store: RolloutStore
+) -> dict[str, float]:
     began = time.monotonic()
     flat = flatten(batch)
     metrics = batch_metrics(batch, flat, parts.trainer.compares_answers)
     metrics |= parts.trainer.step(flat, batch.step, settings.num_steps)
     busy_s = time.monotonic() - began
-    parts.ranks.from_first(
-        lambda: _show(settings, parts, batch), f"writing the rollouts of step {batch.step}"
+    if batch.step % max(1, settings.num_steps // SAMPLE_TABLES) == 0 and parts.ranks.is_first:
+        parts.tracker.samples(batch.step, rows(batch, SAMPLE_ROWS))
+    twice = parts.ranks.from_first(
+        lambda: store.write(batch), f"writing the rollouts of step {batch.step}"
     )
     return metrics | {
+        "ops/trained_twice": float(twice),
         "train/step_time_s": busy_s,
         "train/tokens_per_s": metrics["train/tokens"] / busy_s,
         "trainer/busy_share": busy_s / (busy_s + batch.waited_s),
     }
-
-
-def _show(settings: RlSettings, parts: RlParts, batch: TrainBatch) -> None:
-    """What people read of a batch."""
-    write_rollouts(settings.directory / "rollouts", batch)
-    if batch.step % max(1, settings.num_steps // SAMPLE_TABLES) == 0:
-        parts.tracker.samples(batch.step, rows(batch, SAMPLE_ROWS))
 
 
 def _publish(parts: RlParts, step: int) -> None:

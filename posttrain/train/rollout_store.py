@@ -65,13 +65,45 @@ def _row(step: int, scored: ScoredGroup, rollout: Rollout, score: Score) -> dict
     }
 
 
+class RolloutStore:
+    """What a stage was trained on, in a folder of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._trained: dict[int, int] | None = None  # draw -> step; read when it is first asked for
+
+    def write(self, batch: TrainBatch) -> int:
+        """Write a batch; the number of its groups that an earlier step was trained on as well."""
+        if self._trained is None:
+            self._trained = _draws_before(self._directory, batch.step)
+        write_rollouts(self._directory, batch)
+        steps = [self._trained.setdefault(scored.group.draw, batch.step) for scored in batch.groups]
+        return sum(step != batch.step for step in steps)
+
+
+def _draws_before(directory: Path, step: int) -> dict[int, int]:
+    """Files of later steps are of work that a restart does again."""
+    import pyarrow.parquet as pq
+
+    return {
+        draw: earlier
+        for earlier in range(step)
+        if (path := _file(directory, earlier)).exists()
+        for draw in pq.read_table(path, columns=["draw"])["draw"].to_pylist()
+    }
+
+
+def _file(directory: Path, step: int) -> Path:
+    return directory / f"step-{step:06d}.parquet"
+
+
 def write_rollouts(directory: Path, batch: TrainBatch) -> Path:
     """Write `step-000012.parquet`, whole or not at all; a repeated step replaces its file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step-{batch.step:06d}.parquet"
+    path = _file(directory, batch.step)
     temporary = path.with_suffix(".tmp")
     table = pa.Table.from_pylist([_row(batch.step, *each) for each in _rollouts(batch)])
     rollouts = [rollout for _, rollout, _ in _rollouts(batch)]

@@ -191,7 +191,7 @@ class OnlineRun:
         assert sorted(trained) == list(range(self.steps * prompts))
         told = [row["axis/step"] for row in self.rows() if "reward/mean" in row]
         assert sorted(set(told)) == list(range(self.steps))
-        assert set(self.metric("ops/rollouts_lost")) == {0.0}
+        assert set(self.metric("ops/rollouts_lost")) == set(self.metric("ops/trained_twice")) == {0}
         assert self.metric("groups/dropped")[-1] == 0.0
 
 

@@ -14,13 +14,12 @@ import urllib.request
 from pathlib import Path
 
 import psutil
-from conftest import MARK, Workplace
+from conftest import MARK, PATIENCE_S, Workplace
 
 from posttrain.cluster.environment import SETTINGS
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-UP_S = 120.0
 # `ray`, but for its refusal to let other nodes join a head that listens on 127.0.0.1 only, and for
 # Ray Client's server: nobody talks to it, and it ends its node where that takes 30 s to come up.
 RAY = """
@@ -121,7 +120,7 @@ class RayNodes:
             return False
 
     def _wait_for(self, what) -> None:
-        end = time.monotonic() + UP_S
+        end = time.monotonic() + PATIENCE_S
         while not what():
             logs = "".join(log.read_text()[-2000:] for log in self._scratch.glob("*/log"))
             assert time.monotonic() < end, f"a Ray node does not come up: {logs}"

@@ -161,17 +161,6 @@ def _rl_figures(stage: StageView, marks: Sequence[tuple[float, str]]) -> list[Fi
         *_series(stage, "reward/heldout_mean", "held out", color=1, dash="dash", markers=True),
         *_series(stage, "reward/watch_mean", "watched, never trained on", color=2),
     ]
-    for metric in sorted(stage.metrics):
-        if metric.startswith("eval/") and metric.endswith("/score"):
-            label = metric.split("/", 1)[1].removesuffix("/score")
-            reward += _series(
-                stage,
-                metric,
-                "held out" if label == "heldout" else label,
-                color=1,
-                dash="dash",
-                markers=True,
-            )
     found = change_in_words("reward", rewards, shares=shares)
     curves = [
         *_figure(stage, "reward", "Reward", reward, "reward", found, marks, percent_axis=shares)

@@ -132,12 +132,12 @@ def test_a_rising_reward_is_not_flat_and_a_solved_task_may_be():
 def test_kl_jump():
     # median of 1.8 x 10 is 1.8; 9.4 > 3 x 1.8
     window = [CALM | {"policy/kl_reference_nats": 1.8} for _ in range(10)]
-    window[4] |= {"eval/heldout/score": 0.64}
-    window[9] |= {"eval/heldout/score": 0.61}
+    window[4] |= {"reward/heldout_mean": 0.64}
+    window[9] |= {"reward/heldout_mean": 0.61}
     window.append(CALM | {"policy/kl_reference_nats": 9.4})
     assert lines(window) == [
         "act: KL 1.8 → 9.4 nats in 10 steps and held-out fell 64 → 61 %: chasing the reward."
-        " Raise kl or halve lr"
+        " Raise kl_in_reward (or kl_in_loss), or halve lr"
     ]
 
 

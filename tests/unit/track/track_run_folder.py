@@ -236,7 +236,7 @@ def rl_rows(clock: float, step_count: int, steps: int) -> list[dict]:
             "verifier/failed_share": 0.0,
         }
         if step % 10 == 0:
-            row["eval/heldout/score"] = round(reward - 0.05, 4)
+            row["reward/heldout_mean"] = round(reward - 0.05, 4)
             row["weights/logprob_gap_max_nats"] = 3e-6
         rows.append(row)
     return rows

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from posttrain.train.rollout_store import rows, write_rollouts
+from posttrain.train.rollout_store import RolloutStore, rows, write_rollouts
 
 
 def test_a_row_says_everything_of_its_answer(hand_made_batch):
@@ -88,3 +88,16 @@ def test_a_write_that_fails_leaves_the_file_of_before(hand_made_batch, tmp_path,
         write_rollouts(tmp_path, hand_made_batch)
     monkeypatch.undo()
     assert pq.read_table(path).num_rows == 9
+
+
+def test_a_group_that_is_trained_in_two_steps_is_counted(hand_made_batch, tmp_path):
+    """A step that is done again replaces its file and counts nothing, after a restart too."""
+    store = RolloutStore(tmp_path)
+    first, second, third = hand_made_batch.groups
+    assert store.write(replace(hand_made_batch, step=0, groups=(first,))) == 0
+    assert store.write(replace(hand_made_batch, step=1, groups=(second, third))) == 0
+    assert store.write(replace(hand_made_batch, step=1, groups=(second, third))) == 0
+    again = RolloutStore(tmp_path)
+    assert again.write(replace(hand_made_batch, step=1, groups=(second, third))) == 0
+    assert again.write(replace(hand_made_batch, step=2, groups=(first, third))) == 2
+    assert RolloutStore(tmp_path).write(replace(hand_made_batch, step=0, groups=(third,))) == 0
