@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import threading
 import time
@@ -160,6 +161,11 @@ class OnlineRun:
 
     def rollouts(self, step: int) -> list[dict[str, Any]]:
         return pq.read_table(self.folder / "rollouts" / f"step-{step:06d}.parquet").to_pylist()
+
+    def reward_at_the_end(self, steps: int) -> list[float]:
+        """Mean reward of each of the last `steps` steps."""
+        last = range(self.steps - steps, self.steps)
+        return [statistics.mean(row["score"] for row in self.rollouts(step)) for step in last]
 
     def answers(self, step: int) -> list[tuple[Any, ...]]:
         """What a step was trained on, token for token."""
