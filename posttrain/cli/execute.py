@@ -7,29 +7,26 @@ the first stage starts, every mistake is exit code 2 and nothing was written but
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.cli.heard import unheard_is_fine
+from posttrain.cli.interrupts import Interrupts
 from posttrain.cli.run_record import RunRecord
 from posttrain.cli.screen import Screen
 from posttrain.config.load import LoadedPipeline
-from posttrain.errors import GateFailed, InputError, Interrupted, PosttrainError
+from posttrain.errors import GateFailed, InputError, Interrupted, PosttrainError, Problem
 from posttrain.pipeline.check import check
 from posttrain.pipeline.disk import check_disk, needed_bytes
 from posttrain.pipeline.plan import RunPlan, make_plan
 from posttrain.pipeline.results import is_complete, recommended
-from posttrain.pipeline.room import does_not_fit, held
+from posttrain.pipeline.room import Room, does_not_fit, held
 from posttrain.pipeline.store import RunFolder
 from posttrain.track.report.build import write_report
 
 if TYPE_CHECKING:
-    from posttrain.cluster.session import ClusterSession
     from posttrain.pipeline.runner import Runner
 
 STATES = {GateFailed: "gate", Interrupted: "stopped"}
@@ -85,9 +82,6 @@ class Execution:
             _finish(record.folder, screen)
             error.is_shown = True
             raise
-        except KeyboardInterrupt:  # while Ray was starting; `interruptible` handles later ones
-            record.end("stopped", error=Interrupted("stopped before the first stage"))
-            raise
         except BaseException:  # a bug of ours: the folder must not say "running"
             record.end("failed")
             raise
@@ -109,36 +103,46 @@ class Execution:
             return recommended(plan, folder)
         cluster, address = plan.loaded.cluster, self.options.address
         screen.say(f"starting Ray: {address or 'on this machine'}")
-        with ClusterSession(cluster, address, folder.path / "logs") as session:
-            self._require_cluster(plan, folder, screen)
-            wandb_settings = plan.loaded.pipeline.wandb.model_dump()
-            launcher = RayLauncher(session, folder.path.resolve(), wandb_settings)
-            if plan.to_train:
-                launcher.expect_training()
-            runner = Runner(
-                plan,
-                folder,
-                record.run_id,
-                launcher,
-                session.num_cores,
-                screen.tick,
-                gates_stop=not self.options.smoke,
-            )
-            try:
-                with interruptible(runner, session, screen):
+        session = ClusterSession(cluster, address, folder.path / "logs")
+        with Interrupts(screen) as interrupts:
+            interrupts.session = session
+            with session:
+                self._require_cluster(plan, folder, screen, interrupts)
+                wandb_settings = plan.loaded.pipeline.wandb.model_dump()
+                launcher = RayLauncher(session, folder.path.resolve(), wandb_settings)
+                if plan.to_train:
+                    launcher.expect_training()
+                runner = Runner(
+                    plan,
+                    folder,
+                    record.run_id,
+                    launcher,
+                    session.num_cores,
+                    screen.tick,
+                    gates_stop=not self.options.smoke,
+                )
+                try:
+                    interrupts.hand_to(runner)
                     return self._run_stages(runner, screen)
-            finally:
-                launcher.close()
+                finally:
+                    launcher.close()
 
-    def _require_cluster(self, plan: RunPlan, folder: RunFolder, screen: Screen) -> None:
+    def _require_cluster(
+        self, plan: RunPlan, folder: RunFolder, screen: Screen, interrupts: Interrupts
+    ) -> None:
         """Room for every stage, and a run folder that all nodes see."""
         from posttrain.cluster.nodes import require_shared_folder
         from posttrain.cluster.room import require_room
 
         loaded, address = plan.loaded, self.options.address
         wanted = {s.name: held(s.stage, loaded.cluster, loaded.base_dir) for s in plan.to_do}
+
+        def missing(nodes: Sequence[Room]) -> list[Problem]:
+            interrupts.check()
+            return does_not_fit(wanted, nodes, not address, loaded.places)
+
         require_room(
-            lambda nodes: does_not_fit(wanted, nodes, not address, loaded.places),
+            missing,
             wanted.values(),
             self.options.wait_for_cluster_s,
             screen.say,
@@ -159,35 +163,6 @@ class Execution:
 def _finish(folder: RunFolder, screen: Screen) -> None:
     write_report_quietly(folder, screen)
     screen.show_end()
-
-
-@contextmanager
-def interruptible(runner: Runner, session: ClusterSession, screen: Screen) -> Iterator[None]:
-    """Ctrl-C once: save and stop. Twice: stop now. What was finished is kept either way."""
-    asked = 0
-
-    def on_signal(number: int, frame: object) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            runner.ask_to_stop()  # sets a flag: the scheduler's thread does the rest
-            screen.say(
-                "^C stopping: nothing new is started, what runs is saved. "
-                "Ctrl-C again: stop now, nothing finished is lost"
-            )
-            return
-        screen.say("^C^C stopped. Go on: posttrain resume")
-        screen.show_cursor()
-        session.abandon()
-        os._exit(Interrupted.exit_code)  # threads that wait for dead processes would never return
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def write_report_quietly(folder: RunFolder, screen: Screen) -> None:

@@ -116,10 +116,14 @@ class ClusterSession:
 
     def abandon(self) -> None:
         """Take everything down at once, from a signal handler: the process ends right after."""
-        with _ended_for_certain():
-            killer = threading.Thread(target=ray.shutdown, daemon=True)
-            killer.start()
-            killer.join(timeout=5.0)
+        if ray.is_initialized():
+            with _ended_for_certain():
+                killer = threading.Thread(target=ray.shutdown, daemon=True)
+                killer.start()
+                killer.join(timeout=5.0)
+        for left in psutil.Process().children(recursive=True):  # of a Ray that was still starting
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
         self._clean()
 
     def _clean(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -16,6 +17,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from posttrain.errors import StageFailed
 
 TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
+UNWANTED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
 def fit(
@@ -32,7 +34,7 @@ def fit(
     started again, all of its group with it. Raises StageFailed where they die too often; errors of
     the worker's own are for it to leave in `directory`.
     """
-    trainer = _RowsFromFiles(
+    trainer = _SmallGroup(
         worker,
         train_loop_config=config,
         scaling_config=ScalingConfig(
@@ -60,11 +62,12 @@ def fit(
         ) from error
 
 
-class _RowsFromFiles(DataParallelTrainer):
-    """Without the process that hands out Ray Data sets: there are none here, and every group of
-    trainers would wait for that process to start, 3.5 s of its own.
+class _SmallGroup(DataParallelTrainer):
+    """Without two processes that every group of trainers would wait for, three seconds each: the
+    one that hands out Ray Data sets, of which there are none here, and the one that frees a dead
+    controller's resources, which Ray does anyway.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if not isinstance(each, DatasetsCallback)]
+        return [each for each in callbacks if not isinstance(each, UNWANTED)]

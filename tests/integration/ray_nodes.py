@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -51,10 +52,11 @@ class RayNodes:
 
     def __enter__(self) -> RayNodes:
         try:
-            self._start(
+            head = self._start(
                 "--head", f"--port={self._port}", "--num-cpus=0", "--dashboard-host=127.0.0.1",
                 f"--dashboard-port={self._dashboard}",
             )  # fmt: skip
+            self._wait_for(partial(_has_raylet, head))
             self._wait_for(self._answers)
         except BaseException:
             self._end()
@@ -64,9 +66,12 @@ class RayNodes:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def add(self) -> psutil.Process:
-        """One more node of one CPU; returns once its raylet runs."""
-        return self._start(f"--address=127.0.0.1:{self._port}", "--num-cpus=1")
+    def add(self, count: int) -> None:
+        """More nodes of one CPU, all at once; returns once their raylets run."""
+        address = f"--address=127.0.0.1:{self._port}"
+        fresh = [self._start(address, "--num-cpus=1") for _ in range(count)]
+        for node in fresh:
+            self._wait_for(partial(_has_raylet, node))
 
     def of(self, process: int) -> psutil.Process:
         """The node that a worker process belongs to: its raylet's."""
@@ -108,7 +113,6 @@ class RayNodes:
         node = psutil.Process(process.pid)
         self._nodes.append(node)
         self._place.watch(process.pid)
-        self._wait_for(lambda: any(p.name() == "raylet" for p in node.children(recursive=True)))
         return node
 
     def _answers(self) -> bool:
@@ -130,6 +134,12 @@ class RayNodes:
     def _end(self) -> None:
         _kill_all(self._nodes)
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _has_raylet(node: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # one of its processes ended meanwhile
+        return any(process.name() == "raylet" for process in node.children(recursive=True))
+    return False
 
 
 def _kill_all(nodes: list[psutil.Process]) -> None:

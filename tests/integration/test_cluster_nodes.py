@@ -42,13 +42,10 @@ class SubmittedRun(OnlineRun):
 
 @pytest.fixture(scope="module")
 def survivor(workplace):
-    """A run on four nodes of one CPU, three of which come late: the engine's dies, then the
-    trainer's.
-    """
+    """A run on four nodes of one CPU, which come late: the engine's dies, then the trainer's."""
     run = SubmittedRun(workplace, steps=STEPS, tokens=32)
     seen = {}
     with RayNodes(workplace) as cluster:
-        cluster.add()
         job = run.submit(cluster)
         onlooker = run.follow(job)
         seen["early"] = ""
@@ -56,8 +53,7 @@ def survivor(workplace):
             line = onlooker.stdout.readline()
             assert line, onlooker.communicate()[1]
             seen["early"] += line
-        for _ in range(3):
-            cluster.add()
+        cluster.add(4)
         onlooker.send_signal(signal.SIGINT)
         seen["detached"] = (onlooker.communicate(timeout=PATIENCE_S)[1], onlooker.returncode, job)
         run.process = run.follow(job)
@@ -77,7 +73,7 @@ def survivor(workplace):
 
 
 def test_nodes_that_are_missing_are_waited_for(survivor):
-    told = "wants 2 CPU slots (1 engine, 1 trainer), the cluster has 1 (2 nodes)"
+    told = "wants 2 CPU slots (1 engine, 1 trainer), the cluster has 0 (1 node)"
     assert f"waiting for the cluster: {told}" in survivor[1]["early"]
 
 

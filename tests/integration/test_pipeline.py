@@ -106,7 +106,7 @@ def test_the_same_again_keeps_everything_and_takes_seconds(workplace, first_run)
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(workplace, first_run):
-    process = workplace.start("run", "tiny.yaml", "stages.rlvr.steps=5")
+    process = workplace.start("run", "tiny.yaml", "stages.rlvr.steps=500")
     try:
         workplace.wait_for(
             lambda: (
