@@ -73,7 +73,8 @@ class Execution:
         record.begin(plan, self.options)
         screen.start()
         try:
-            chosen = self._run_plan(plan, record, screen)
+            with Interrupts(screen) as interrupts:
+                chosen = self._run_plan(plan, record, screen, interrupts)
         except PosttrainError as error:
             if isinstance(error, InputError) and not self.stages_began:
                 record.take_back()  # found before the first stage: the folder is as it was
@@ -89,7 +90,9 @@ class Execution:
             record.end("done", chosen)
             _finish(record.folder, screen)
 
-    def _run_plan(self, plan: RunPlan, record: RunRecord, screen: Screen) -> str | None:
+    def _run_plan(
+        self, plan: RunPlan, record: RunRecord, screen: Screen, interrupts: Interrupts
+    ) -> str | None:
         """Start what is needed, run, take everything down. Returns the recommended stage."""
         from posttrain.cluster.environment import prepare_ray
 
@@ -104,28 +107,27 @@ class Execution:
         cluster, address = plan.loaded.cluster, self.options.address
         screen.say(f"starting Ray: {address or 'on this machine'}")
         session = ClusterSession(cluster, address, folder.path / "logs")
-        with Interrupts(screen) as interrupts:
-            interrupts.session = session
-            with session:
-                self._require_cluster(plan, folder, screen, interrupts)
-                wandb_settings = plan.loaded.pipeline.wandb.model_dump()
-                launcher = RayLauncher(session, folder.path.resolve(), wandb_settings)
-                if plan.to_train:
-                    launcher.expect_training()
-                runner = Runner(
-                    plan,
-                    folder,
-                    record.run_id,
-                    launcher,
-                    session.num_cores,
-                    screen.tick,
-                    gates_stop=not self.options.smoke,
-                )
-                try:
-                    interrupts.hand_to(runner)
-                    return self._run_stages(runner, screen)
-                finally:
-                    launcher.close()
+        interrupts.session = session
+        with session:
+            self._require_cluster(plan, folder, screen, interrupts)
+            wandb_settings = plan.loaded.pipeline.wandb.model_dump()
+            launcher = RayLauncher(session, folder.path.resolve(), wandb_settings)
+            if plan.to_train:
+                launcher.expect_training()
+            runner = Runner(
+                plan,
+                folder,
+                record.run_id,
+                launcher,
+                session.num_cores,
+                screen.tick,
+                gates_stop=not self.options.smoke,
+            )
+            try:
+                interrupts.hand_to(runner)
+                return self._run_stages(runner, screen)
+            finally:
+                launcher.close()
 
     def _require_cluster(
         self, plan: RunPlan, folder: RunFolder, screen: Screen, interrupts: Interrupts
