@@ -86,6 +86,11 @@ PATIENCE_S = 900.0
 MARK = "POSTTRAIN_TEST_WORKPLACE"  # in the environment of what a workplace starts
 
 
+def _heed_ctrl_c() -> None:
+    """As from a terminal: what a shell starts in the background ignores it, children too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Workplace:
     """A folder with a pipeline, and the command line in it.
 
@@ -114,6 +119,7 @@ class Workplace:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
         self._drivers.add(process.pid)
         return process
