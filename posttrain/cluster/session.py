@@ -45,6 +45,7 @@ class ClusterSession:
         self._log_directory = log_directory
         self._owned: SharedDirectory | None = None
         self._own_tmpdir: str | None = None
+        self._is_up = False
         # Not the pid: two containers may share a cluster, and a pid.
         self.namespace = f"{NAMESPACE_PREFIX}-{uuid.uuid4().hex[:12]}"
         self.num_cores = cluster.cpus or len(os.sched_getaffinity(0))
@@ -62,6 +63,7 @@ class ClusterSession:
         }
         if self._address:
             self._join(self._address, common)
+            self._is_up = True
             return self
         # A folder of our own, so that nothing of the session stays on the machine; short, because
         # Ray puts sockets into it and their paths are limited to 107 characters.
@@ -82,6 +84,7 @@ class ClusterSession:
         except BaseException:  # a Ctrl-C too: what was started by then must not stay
             self.abandon()
             raise
+        self._is_up = True
         return self
 
     def _join(self, address: str, common: dict[str, Any]) -> None:
@@ -116,14 +119,15 @@ class ClusterSession:
 
     def abandon(self) -> None:
         """Take everything down at once, from a signal handler: the process ends right after."""
-        if ray.is_initialized():
+        if self._is_up:
             with _ended_for_certain():
                 killer = threading.Thread(target=ray.shutdown, daemon=True)
                 killer.start()
                 killer.join(timeout=5.0)
-        for left in psutil.Process().children(recursive=True):  # of a Ray that was still starting
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
+        else:  # Ray is still starting: to shut it down by its own means may crash
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         self._clean()
 
     def _clean(self) -> None:
