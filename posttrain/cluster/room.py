@@ -59,7 +59,10 @@ def _size(held: Held) -> tuple[int, int]:
 
 def bundles(held: Held) -> list[dict[str, float]]:
     """What Ray's autoscaler is to make room for: one entry per process."""
-    engine, trainer = ({"CPU": 1.0} | ({"GPU": float(gpus)} if gpus else {}) for gpus in
-                       (held.gpus_per_engine, held.gpus_per_trainer))  # fmt: skip
+    engine, trainer = _bundle(held.gpus_per_engine), _bundle(held.gpus_per_trainer)
     scoring = [{"GPU": float(held.scoring_gpus)}] if held.scoring_gpus else []
     return [engine] * held.engines + [trainer] * held.trainers + scoring
+
+
+def _bundle(gpus: int) -> dict[str, float]:
+    return {"CPU": 1.0, "GPU": float(gpus)} if gpus else {"CPU": 1.0}

@@ -259,6 +259,14 @@ class Cluster(StrictModel):
     engine: EngineSettings = EngineSettings()
     """vLLM settings."""
 
+    def engines_for(self, stage: StageBase) -> int:
+        """The stage's own number, or the cluster's."""
+        return stage.resources.engines or self.engines
+
+    def trainers_for(self, stage: StageBase) -> int:
+        """The stage's own number, or the cluster's."""
+        return stage.resources.trainers or self.trainers
+
 
 class WandbSettings(StrictModel):
     """Weights & Biases. Without a key it runs offline."""

@@ -63,11 +63,8 @@ def processes_of(
     loaded: LoadedPipeline, stage: OnlineRlStage, engines: int | None, trainers: int | None
 ) -> Processes:
     """The stage's processes; given numbers win over the file's."""
-    resources, cluster = stage.resources, loaded.cluster
-    return Processes(
-        engines or resources.engines or cluster.engines,
-        trainers or resources.trainers or cluster.trainers,
-    )
+    cluster = loaded.cluster
+    return Processes(engines or cluster.engines_for(stage), trainers or cluster.trainers_for(stage))
 
 
 def assume(

@@ -166,7 +166,7 @@ class _Checker:
                 if config is not None:
                     self.plugins.setdefault(name, {})[key] = config
         if isinstance(stage, OnlineRlStage):
-            trainers = stage.resources.trainers or self.loaded.cluster.trainers
+            trainers = self.loaded.cluster.trainers_for(stage)
             gpus = self.loaded.cluster.gpus_per_trainer
             self.problems += check_online(name, stage, trainers, gpus, self.places)
             config = self.plugins.get(name, {}).get("algorithm")
@@ -240,7 +240,7 @@ class _Checker:
     def _check_shares(self, name: str, stage: SftStage | PreferenceStage) -> None:
         """Every trainer gets the same number of rows of each step."""
         rows = stage.batch.rows
-        trainers = stage.resources.trainers or self.loaded.cluster.trainers
+        trainers = self.loaded.cluster.trainers_for(stage)
         if rows % trainers:
             message = f"{rows} rows per step cannot be shared by {trainers} trainers"
             help = f"rows: {-(-rows // trainers) * trainers}"

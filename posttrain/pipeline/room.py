@@ -15,6 +15,7 @@ from posttrain.config.plugin import Plugin
 from posttrain.config.plugins import reward_stages
 from posttrain.config.stage_base import StageBase
 from posttrain.errors import Problem
+from posttrain.pipeline.arithmetic import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Held:
     def in_gpus(self) -> str:
         """`32 GPUs at once (4 engines of 4, 16 trainers of 1)`"""
         sides = [
-            f"{_count(number, name)} of {each}"
+            f"{count(number, name)} of {each}"
             for number, name, each in (
                 (self.engines, "engine", self.gpus_per_engine),
                 (self.trainers, "trainer", self.gpus_per_trainer),
@@ -57,17 +58,13 @@ class Held:
             if number and each
         ]
         sides += [f"{self.scoring_gpus} for rewards"] if self.scoring_gpus else []
-        return f"{_count(self.all.gpus, 'GPU')} at once ({', '.join(sides)})"
+        return f"{count(self.all.gpus, 'GPU')} at once ({', '.join(sides)})"
 
     def in_slots(self) -> str:
         """`5 CPU slots (1 engine, 4 trainers)`"""
         sides = ((self.engines, "engine"), (self.trainers, "trainer"))
-        told = ", ".join(_count(number, name) for number, name in sides if number)
-        return f"{_count(self.all.cpus, 'CPU slot')} ({told})"
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'s' * (number != 1)}"
+        told = ", ".join(count(number, name) for number, name in sides if number)
+        return f"{count(self.all.cpus, 'CPU slot')} ({told})"
 
 
 def held(stage: StageBase, cluster: Cluster, base_dir: str | Path | None = None) -> Held:
@@ -79,8 +76,7 @@ def held(stage: StageBase, cluster: Cluster, base_dir: str | Path | None = None)
 
 def _processes(stage: StageBase, cluster: Cluster) -> tuple[int, int]:
     """(engines, trainers)"""
-    engines = stage.resources.engines or cluster.engines
-    trainers = stage.resources.trainers or cluster.trainers
+    engines, trainers = cluster.engines_for(stage), cluster.trainers_for(stage)
     match stage:
         case OnlineRlStage():
             return engines, trainers
@@ -123,7 +119,7 @@ def does_not_fit(
         else "or --wait-for-cluster 30m where nodes are on their way"
     )
     where = "this machine" if is_local else "the cluster"
-    among = "" if is_local else f" ({_count(len(nodes), 'node')})"
+    among = "" if is_local else f" ({count(len(nodes), 'node')})"
     problems = []
     for name, wants in stages.items():
         if wants.all.gpus > there.gpus:

@@ -16,7 +16,7 @@ from posttrain.config.answers import BestOfNStage, GenerateStage, OverOptimisati
 from posttrain.config.average import AverageStage
 from posttrain.config.keys import WITH_DATA
 from posttrain.config.offline import PreferenceStage, RewardModelStage, SftStage
-from posttrain.config.pipeline import EvaluateStage, ModelStage, OnlineRlStage
+from posttrain.config.pipeline import Cluster, EvaluateStage, ModelStage, OnlineRlStage
 from posttrain.config.stage_base import StageBase
 from posttrain.config.tasks import asked_suite
 from posttrain.errors import InputError, Interrupted, PosttrainError, StageFailed
@@ -202,7 +202,7 @@ class StageRunner:
             "ended": None,
             "seconds": before["seconds"] if before else 0.0,
             "seed": planned.seed,
-            "steps": _num_steps(planned.stage, self.plan.loaded.cluster.trainers),
+            "steps": _num_steps(planned.stage, self.plan.loaded.cluster),
             "data": list(planned.data),
             "versions": versions(),
             "git": git_state(),
@@ -269,11 +269,11 @@ def _with_files(stage: StageBase, inputs: Mapping[str, Artifact]) -> StageBase:
     return stage.model_copy(update={"data": stage.data.model_copy(update={"files": files})})
 
 
-def _num_steps(stage: StageBase, trainers: int) -> int | None:
+def _num_steps(stage: StageBase, cluster: Cluster) -> int | None:
     """Optimiser steps that the stage will count, where its file says so: of an ensemble those of
     the first trainer's members.
     """
     steps: int | None = getattr(stage, "steps", None)
     if steps and isinstance(stage, RewardModelStage):
-        return steps * -(-stage.members // (stage.resources.trainers or trainers))
+        return steps * -(-stage.members // cluster.trainers_for(stage))
     return steps

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posttrain.config.pipeline import Cluster
-from posttrain.config.stage_base import Resources
 from posttrain.ports import EngineSpec, Tracker
 from posttrain.stages.launcher import Launcher
 from posttrain.types import Artifact
@@ -29,12 +28,6 @@ class StageContext:
     num_cores: int
     seed: int
     attempt: int
-
-    def num_engines(self, resources: Resources) -> int:
-        return resources.engines or self.cluster.engines
-
-    def num_trainers(self, resources: Resources) -> int:
-        return resources.trainers or self.cluster.trainers
 
 
 def context_length(model_path: str) -> int:

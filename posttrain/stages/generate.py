@@ -56,7 +56,7 @@ def run(
     work = _Work(stage, prompts, own, folder, context)
     longest = max(len(prompt.token_ids) for prompt in prompts) + answer_tokens
     spec = engine_spec(context.cluster, model_path, longest)
-    count = context.num_engines(stage.resources)
+    count = context.cluster.engines_for(stage)
     scoring: Any = nullcontext(None)
     if stage.scored_by is not None and scored_by is not None:
         job = scoring_job("scored_by", stage.scored_by, scored_by, context, model_path)

@@ -14,7 +14,7 @@ def offline_job(
     context: StageContext,
 ) -> OfflineJob:
     """Everything a trainer needs, as plain data."""
-    trainers = context.num_trainers(stage.resources)
+    trainers = context.cluster.trainers_for(stage)
     return OfflineJob(
         kind=kind,
         stage=context.name,

@@ -8,8 +8,7 @@ from posttrain.loop.limits import filling_ahead
 
 def steps_ahead(stage: OnlineRlStage, cluster: Cluster, greedy: bool = False) -> int:
     """As `ahead_within`, for a cluster's engines and the stage's own bound."""
-    engines = stage.resources.engines or cluster.engines
-    places = engines * cluster.engine.max_running
+    places = cluster.engines_for(stage) * cluster.engine.max_running
     return ahead_within(stage, stage.staleness.max, places, answers_per_step(stage, greedy))
 
 

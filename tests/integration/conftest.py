@@ -165,7 +165,7 @@ class Workplace:
                 found[int(folder.name)] = words[:100]
         return dict(sorted(found.items()))
 
-    def leftovers(self, patience_s: float = 30.0, besides: tuple[str, ...] = ()) -> list[str]:
+    def leftovers(self, patience_s: float = 10.0, besides: tuple[str, ...] = ()) -> list[str]:
         """What is still there of it, `besides` some; waits a little for what is on its way out."""
         end = time.monotonic() + patience_s
         while True:

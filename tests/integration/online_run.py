@@ -139,8 +139,8 @@ class OnlineRun:
     def kill_driver(self) -> None:
         """And wait for what it had started: engines go on until their raylet has noticed."""
         self.process.kill()
-        self.process.communicate(timeout=PATIENCE_S)
-        end = time.monotonic() + PATIENCE_S
+        self.process.communicate(timeout=30)
+        end = time.monotonic() + 60.0
         while any(self.victims(kind) for kind in ("engine", "coordinator", "trainer")):
             assert time.monotonic() < end, "a killed driver's actors are still there"
             time.sleep(0.1)
@@ -150,7 +150,7 @@ class OnlineRun:
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for event in lines(self.folder / "events.jsonl") if event["name"] == name]
 
-    def wait_for_event(self, name: str, count: int = 1, timeout: float = PATIENCE_S) -> None:
+    def wait_for_event(self, name: str, count: int = 1, timeout: float = 60.0) -> None:
         self.place.wait_for(lambda: len(self.events(name)) >= count, self.process, timeout)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -162,10 +162,10 @@ class OnlineRun:
     def rollouts(self, step: int) -> list[dict[str, Any]]:
         return pq.read_table(self.folder / "rollouts" / f"step-{step:06d}.parquet").to_pylist()
 
-    def reward_at_the_end(self, steps: int) -> list[float]:
-        """Mean reward of each of the last `steps` steps."""
+    def reward_at_the_end(self, steps: int) -> float:
+        """Mean reward over the last `steps` steps."""
         last = range(self.steps - steps, self.steps)
-        return [statistics.mean(row["score"] for row in self.rollouts(step)) for step in last]
+        return statistics.fmean(row["score"] for step in last for row in self.rollouts(step))
 
     def answers(self, step: int) -> list[tuple[Any, ...]]:
         """What a step was trained on, token for token."""

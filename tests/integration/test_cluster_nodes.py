@@ -60,10 +60,10 @@ def survivor(workplace):
         run.wait_for_step(3)
         seen["nodes"] = [cluster.of(run.victims(kind)[-1]).pid for kind in ("engine", "trainer")]
         cluster.kill(cluster.of(run.victims("engine")[-1]))
-        run.wait_for_event("engine-replaced")
+        run.wait_for_event("engine-replaced", timeout=PATIENCE_S)
         run.wait_for_step(run.steps_done() + 2)
         cluster.kill(cluster.of(run.victims("trainer")[-1]))
-        run.wait_for_event("trainer-restarted")
+        run.wait_for_event("trainer-restarted", timeout=PATIENCE_S)
         out, err = run.process.communicate(timeout=PATIENCE_S)
         assert run.process.returncode == 0, (out + err)[-3000:]
         seen["log"] = out

@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-from conftest import PATIENCE_S
 from online_run import OnlineRun
 
 from posttrain.pipeline.unfinished import unfinished_work
@@ -98,7 +97,7 @@ def test_after_ctrl_c_half_done_answers_go_on_from_their_tokens(workplace):
     with run.slow("engine"):  # a micro model's answers would all be whole before all is saved
         time.sleep(0.5)
         run.process.send_signal(signal.SIGINT)
-        _, said = run.process.communicate(timeout=PATIENCE_S)
+        _, said = run.process.communicate(timeout=120)
     assert run.process.returncode == 130, said
     assert workplace.leftovers(besides=AGENTS) == []
     run.resume()

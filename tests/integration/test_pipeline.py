@@ -9,7 +9,6 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def test_two_runs_at_once_in_one_folder_are_refused(workplace, first_run):
         process.stdout.close()  # as where `| tee log` had the same Ctrl-C, or the terminal is gone
         process.stderr.close()
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=120)
     assert process.returncode == 130
     assert json.loads((workplace.run_folder / "run.json").read_text())["state"] == "stopped"
     assert second.returncode == 2
@@ -137,7 +136,7 @@ def test_ctrl_c_saves_and_resume_goes_on(workplace, first_run):
 
     workplace.wait_for(trained_some, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=PATIENCE_S)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert workplace.leftovers() == []
