@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,23 +27,27 @@ def doctor(
         str | None,
         typer.Argument(help="A pipeline file, or a shipped one's name: does it fit?"),
     ] = None,
-    imports: Annotated[
+    engine: Annotated[
         bool,
-        typer.Option("--imports", help="Also import torch, transformers, ray and vLLM (a minute)."),
+        typer.Option(
+            "--engine",
+            help="Also import what is large, start an engine, and compare its log-probs with the "
+            "trainer's (a minute).",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> int:
     """Say what this machine can do, what is wrong with it, and what to do about that.
 
-    Starts nothing, asks no network, and changes nothing. Exit code 0: a run can work here, perhaps
-    not as well as it could (`watch`); 1: something is to be acted on first (`act`), so that scripts
-    can stop there.
+    Asks no network, changes nothing, and starts nothing but what --engine asks for. Exit code 0: a
+    run can work here, perhaps not as well as it could (`watch`); 1: something is to be acted on
+    first (`act`), so that scripts can stop there.
     """
     from posttrain.doctor.finding import lines, summary
 
     started = time.perf_counter()
-    findings = _findings(file, imports, runs_dir)
+    findings = _findings(file, engine, runs_dir)
     seconds = time.perf_counter() - started
     needs_action = any(each.verdict == "act" for each in findings)
     if as_json:
@@ -59,7 +64,7 @@ def doctor(
     return 1 if needs_action else 0
 
 
-def _findings(file: str | None, imports: bool, runs_dir: Path) -> list[Finding]:
+def _findings(file: str | None, engine: bool, runs_dir: Path) -> list[Finding]:
     from posttrain.cli.doctor_disk import with_freeable
     from posttrain.cli.doctor_file import file_findings, wandb_mode
     from posttrain.doctor.machine import machine_findings, read_machine
@@ -79,10 +84,13 @@ def _findings(file: str | None, imports: bool, runs_dir: Path) -> list[Finding]:
         *hub_findings(read_cache()),
         *_leftovers(),
     ]
-    if imports:
+    if engine:
+        from posttrain.doctor.engine import engine_finding
         from posttrain.doctor.imports import import_findings
 
         found += import_findings()
+        print("starting an engine", file=sys.stderr)
+        found.append(engine_finding())
     if file is not None:
         found += file_findings(file, runs_dir, runs, num_gpus)
     return [with_freeable(each, runs_dir) if each.name == "disk" else each for each in found]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from posttrain.cluster.heavy_imports import collector_off
 from posttrain.cluster.train_workers import FAILURE_FILE, STOP_FILE, is_first_rank, use_threads
 from posttrain.ports import Tracker
 from posttrain.stages.jobs import OfflineJob
+
+TRAINERS = {  # what imports TRL
+    "sft": "posttrain.train.sft_trainer",
+    "reward_model": "posttrain.train.pair_trainer",
+    "preference": "posttrain.train.pair_trainer",
+}
 
 
 def train_offline(config: Mapping[str, Any]) -> None:
     """Raises InputError (rows that do not fit) and StageFailed (numbers that are not finite)."""
     job: OfflineJob = config["job"]
     use_threads(job.threads)
+    with collector_off():
+        import_module(TRAINERS[job.kind])
     {"sft": _sft, "reward_model": _reward_model, "preference": _preference}[job.kind](
         job, config["tracker"]
     )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.cluster.cores import keep_off
 from posttrain.cluster.engine_place import EnginePlace, require_one_memory
+from posttrain.cluster.heavy_imports import collector_off
 from posttrain.errors import InputError, PosttrainError, Problem, RankLost, StageFailed
 from posttrain.ports import Tracker, TrainPort
 from posttrain.prompts.stream import PromptStream
@@ -140,20 +141,21 @@ def _train_online(config: Mapping[str, Any]) -> None:
     if job.engine.weight_sync == "shm":
         here = EnginePlace(socket.gethostname(), (), memory_name())
         require_one_memory(here, config["engine_places"], "the trainer")
-    import ray
-    import torch
-
-    from posttrain.checkpoint.store import CheckpointStore
-    from posttrain.train.ranks import Ranks
-    from posttrain.train.rl_loop import RlParts, RlSettings, run_training
-
-    torch.manual_seed(job.loop.seed)
-    ranks = Ranks.join()
-    tracker: Tracker = config["tracker"]
-    if ranks.is_first:
-        tracker.event("waiting", text="loading the model and its reference")
     directory = Path(job.directory)
-    trainer = _rl_trainer(job, ranks, tracker)
+    tracker: Tracker = config["tracker"]
+    with collector_off():
+        import ray
+        import torch
+
+        from posttrain.checkpoint.store import CheckpointStore
+        from posttrain.train.ranks import Ranks
+        from posttrain.train.rl_loop import RlParts, RlSettings, run_training
+
+        torch.manual_seed(job.loop.seed)
+        ranks = Ranks.join()
+        if ranks.is_first:
+            tracker.event("waiting", text="loading the model and its reference")
+        trainer = _rl_trainer(job, ranks, tracker)
     prompts = PromptStream(ray.get(config["prompts"]), job.loop.seed)
     reader = RolloutReader(prompts, job.loop.samples_per_prompt)
     checkpoints = CheckpointStore(directory / "checkpoints")

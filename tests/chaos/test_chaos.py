@@ -23,9 +23,11 @@ WEIGHTS = {
 # Restarts that one life of the driver grants each (posttrain.cluster.launcher).
 GRANTED = {"trainer": 3, "coordinator": 3}
 STEPS_PER_DEATH = 20
-FEWEST_STEPS = 200  # by then the reward has stopped rising
+FEWEST_STEPS = 400  # by then the reward has long stopped rising
+# A rate that stays at its peak unlearns it again in some runs, undisturbed ones too.
+LEARNING = {"lr": 5e-4, "schedule": "linear"}
 END_STEPS = 40  # at the end, over which the reward is averaged
-NOISE = 0.05  # of that average, between two undisturbed runs
+NOISE = 0.02  # of that average; undisturbed runs of three seeds lay between .996 and 1.000
 MOST_WAIT_S = 6.0
 
 
@@ -33,10 +35,10 @@ def test_whatever_dies_whenever(workplace):
     dice = random.Random(SEED)
     steps = max(FEWEST_STEPS, STEPS_PER_DEATH * DEATHS)
     print(f"\nCHAOS_SEED={SEED}: {DEATHS} deaths over {steps} steps")
-    calm = OnlineRun(workplace, steps=steps, tokens=48, lr=1e-3, name="calm")
+    calm = OnlineRun(workplace, steps=steps, tokens=48, name="calm", **LEARNING)
     calm.run()
     calm.finish()
-    run = OnlineRun(workplace, steps=steps, tokens=48, lr=1e-3)
+    run = OnlineRun(workplace, steps=steps, tokens=48, **LEARNING)
     run.run()
     run.wait_for_step(1)
     granted = dict(GRANTED)

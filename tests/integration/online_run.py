@@ -29,7 +29,7 @@ stages:
   rlvr:
     kind: online_rl
     model: blank
-    algorithm: {name: grpo, lr: RATE}
+    algorithm: {name: grpo, lr: RATE, schedule: SCHEDULE}
     reward: {name: ./short_reward.py, goal: 5}
     data: {path: microworld/arithmetic, take: 200}
     batch: {prompts: PROMPTS, samples_per_prompt: SAMPLES}
@@ -62,6 +62,7 @@ class OnlineRun:
         ahead: int = 1,
         checkpoint_every: int = 5,
         lr: float = 1e-5,
+        schedule: str = "constant",
         name: str = "",
     ) -> None:
         self.place = place
@@ -70,7 +71,7 @@ class OnlineRun:
         values = {
             "NAME": self.name, "PROMPTS": batch[0], "SAMPLES": batch[1], "STEPS": steps,
             "MAX": staleness, "AHEAD": ahead, "EVERY": checkpoint_every, "TOKENS": tokens,
-            "RATE": lr,
+            "RATE": lr, "SCHEDULE": schedule,
         }  # fmt: skip
         text = PIPELINE
         for key, value in values.items():
