@@ -24,7 +24,7 @@ TEST_PROCESSES ?= 2
 test: setup lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# N random deaths over one longer run; CHAOS_SEED=... repeats one. No part of `make test`.
+# N random deaths over one longer run; CHAOS_SEED=... repeats one. CI runs it after `make test`.
 chaos: setup
 	@CHAOS_N=$(or $(N),5) $(BIN)/python -m pytest -q -s tests/chaos
 

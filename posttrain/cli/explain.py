@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from posttrain.cli.explanations import EXPLANATIONS
+from posttrain.cli.explanations import EXAMPLES, EXPLANATIONS
 from posttrain.config.suggest import did_you_mean
 from posttrain.errors import InputError, Problem
 
@@ -28,4 +28,6 @@ def explain(
         raise InputError(Problem("usage", f"no error is called `{name}`", help=help))
     width = min(88, shutil.get_terminal_size().columns)
     print(f"{name}\n\n{textwrap.fill(' '.join(EXPLANATIONS[name].split()), width)}")
+    if name in EXAMPLES:
+        print(f"\n{textwrap.indent(EXAMPLES[name].rstrip(), '    ')}")
     return 0

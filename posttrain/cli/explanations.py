@@ -119,7 +119,8 @@ installed.""",
 it was used.""",
     "plugin-contract": """A plug-in's file has to hold a few names. Online algorithm: Config,
 NEEDS, advantages, loss. Offline algorithm: Config, NEEDS, objective. Reward: Config, score,
-gold, bad. Averaging: Config, NEEDS, merge. Selection: Config, COLUMNS, select.""",
+gold, bad. Averaging: Config, NEEDS, merge. Selection: Config, COLUMNS, select. This is
+a whole reward:""",
     "wrong-algorithm": """Online algorithms learn from answers sampled during training (kind:
 online_rl), offline ones from rows that are there before (kind: sft, reward_model or
 preference).""",
@@ -308,3 +309,29 @@ where.""",
 }
 
 EXPLANATIONS: dict[str, str] = _FILE | _GRAPH | _DATA | _RUN
+
+# Shown as it stands below the explanation of that name.
+EXAMPLES = {
+    "plugin-contract": '''"""Right answers earn 1."""
+
+from posttrain.config.strict import StrictModel
+from posttrain.reward.protocol import Example
+from posttrain.types import Score
+
+
+class Config(StrictModel):
+    """Settings; none here."""
+
+
+def score(row, completion, config):
+    return Score(float(completion.strip() == row["answer"]))
+
+
+def gold(config):
+    return [Example({"answer": "4"}, "4")]  # has to score 1
+
+
+def bad(config):
+    return [Example({"answer": "4"}, "5")]  # has to score less
+''',
+}

@@ -53,7 +53,7 @@ def show(
 
 def _print_rows(plan: RunPlan, stage: str, planned: DataSpec, count: int) -> None:
     from posttrain.config.tasks import resolved
-    from posttrain.model.chat import render_prompt, show_row
+    from posttrain.model.chat import show_row
     from posttrain.prompts.comparisons import COLUMNS
     from posttrain.prompts.decontamination import TrainingRows
 
@@ -70,11 +70,8 @@ def _print_rows(plan: RunPlan, stage: str, planned: DataSpec, count: int) -> Non
             if compares:
                 _print_comparison(place, each.row, tokenizer)
                 continue
-            if "completion" in each.row or "messages" in each.row:
-                shown = [(token.text, token.trained) for token in show_row(each.row, tokenizer)]
-            else:
-                shown = [(render_prompt(each.row, tokenizer).text, False)]
-            _print_row(place, shown)
+            said = show_row(each.row, tokenizer)
+            _print_row(place, [(token.text, token.trained) for token in said])
 
 
 def _print_comparison(place: str, row: Mapping[str, Any], tokenizer: Any) -> None:

@@ -320,6 +320,8 @@ def _hold_to_contract(kind: str, name: str, module: ModuleType, mode: Mode | Non
     if missing:
         message = f"{_noun(kind)} `{name}` has no {', '.join(f'`{each}`' for each in missing)}"
         help = f"its file has to hold {', '.join(wanted)}"
+        if kind == "reward":
+            help += "; `posttrain explain plugin-contract` shows one to copy"
         raise InputError(Problem("plugin-contract", message, help=help))
     config = module.Config
     if not (isinstance(config, type) and issubclass(config, BaseModel)):

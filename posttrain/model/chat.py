@@ -111,13 +111,20 @@ def render_answer(
 def show_row(
     row: Mapping[str, Any], tokenizer: Tokenizer, template: str | None = None
 ) -> list[ShownToken]:
-    """The row's tokens, each as text and with whether it is trained, for `posttrain show`."""
-    rendered = render(row, tokenizer, template)
+    """The row's tokens, each as text and with whether it is trained, for `posttrain show`; of a row
+    without an answer those of its prompt.
+    """
+    if "completion" in row or "messages" in row:
+        rendered = render(row, tokenizer, template)
+        token_ids, trained_mask = rendered.token_ids, rendered.trained_mask
+    else:
+        token_ids = render_prompt(row, tokenizer, template).token_ids
+        trained_mask = (0,) * len(token_ids)
     shown: list[ShownToken] = []
     before = ""
-    for end, trained in enumerate(rendered.trained_mask, start=1):
+    for end, trained in enumerate(trained_mask, start=1):
         # Decoded with what stands before it, as spaces and split characters depend on that.
-        ids = list(rendered.token_ids[:end])
+        ids = list(token_ids[:end])
         text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         shown.append(ShownToken(text[len(before) :], bool(trained)))
         before = text

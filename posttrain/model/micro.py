@@ -19,6 +19,7 @@ from transformers import (
 
 from posttrain.microworld import ALPHABET
 from posttrain.model.chat_templates import PLAIN, read_template
+from posttrain.model.load import no_progress_bars
 
 PAD, END_OF_TURN, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CONTEXT_TOKENS = 128
@@ -29,6 +30,7 @@ def build_micro(directory: str | Path, seed: int) -> None:
 
     The same seed gives the same bytes of weights.
     """
+    no_progress_bars()
     tokenizer = micro_tokenizer()
     model = micro_model(tokenizer, seed)
     tokenizer.save_pretrained(directory)

@@ -26,7 +26,7 @@ def find_run(
     rather: Callable[[Path], bool] = lambda run: True,
 ) -> RunPlace:
     """The run that a person means: none given is the newest one, if there is one the newest of
-    those that are `rather` meant.
+    those that are `rather` meant, and of that one a name may be a stage.
 
     Raises InputError where there is no such run or stage, with the nearest names.
     """
@@ -41,6 +41,11 @@ def find_run(
             place = _place_of(base)
             if place is not None:
                 return place
+    newest = max(_known_runs(runs), key=lambda run: (rather(run), _run_time(run)), default=None)
+    if newest is not None and "/" not in name and (newest / name).is_dir():
+        place = _place_of(newest / name)
+        if place is not None:
+            return place
     head = name.split("/", 1)[0]
     near = difflib.get_close_matches(head, [path.name for path in _known_runs(runs)], n=1)
     if near and near[0] == head:

@@ -1,12 +1,16 @@
 """Runs the real command line in a folder of its own, and watches the processes that it starts."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +87,8 @@ def bad(config):
 # Waits end where something hangs. How long a thing takes on a slow machine, beside the tests of
 # another process, is not what these tests are about.
 PATIENCE_S = 900.0
+# Of a raylet that was killed; Ray gives them a minute to notice.
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 MARK = "POSTTRAIN_TEST_WORKPLACE"  # in the environment of what a workplace starts
 
 
@@ -164,6 +170,27 @@ class Workplace:
             if state != "Z" and ours and name in words:
                 found[int(folder.name)] = words[:100]
         return dict(sorted(found.items()))
+
+    @contextmanager
+    def slow(self, name: str, share: float = 0.1) -> Iterator[None]:
+        """That process computes only for a share of the time, as if its model were large."""
+        (victim,) = self.processes(name)
+        over = threading.Event()
+
+        def hold_back() -> None:
+            with contextlib.suppress(ProcessLookupError):  # its end is the end of this
+                while not over.wait(0.2 * share):
+                    os.kill(victim, signal.SIGSTOP)
+                    time.sleep(0.2 * (1 - share))
+                    os.kill(victim, signal.SIGCONT)
+
+        thread = threading.Thread(target=hold_back)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def leftovers(self, patience_s: float = 10.0, besides: tuple[str, ...] = ()) -> list[str]:
         """What is still there of it, `besides` some; waits a little for what is on its way out."""

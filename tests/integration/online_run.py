@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import statistics
 import subprocess
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,27 +111,6 @@ class OnlineRun:
         victim = self.victims(kind)[-1]
         os.kill(victim, signal.SIGKILL)
         return victim
-
-    @contextmanager
-    def slow(self, kind: str, share: float = 0.1) -> Iterator[None]:
-        """That process computes only for a share of the time, as if its model were large."""
-        (victim,) = self.victims(kind)
-        over = threading.Event()
-
-        def hold_back() -> None:
-            with contextlib.suppress(ProcessLookupError):  # its end is the end of this
-                while not over.wait(0.2 * share):
-                    os.kill(victim, signal.SIGSTOP)
-                    time.sleep(0.2 * (1 - share))
-                    os.kill(victim, signal.SIGCONT)
-
-        thread = threading.Thread(target=hold_back)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
 
     def kill_driver(self) -> None:
         """And wait for what it had started: engines go on until their raylet has noticed."""

@@ -2,17 +2,14 @@
 
 import json
 import re
-import signal
-import time
 
 import pytest
+from conftest import AGENTS
 from online_run import OnlineRun
 
 from posttrain.pipeline.unfinished import unfinished_work
 
 STEPS = 60
-# Of a raylet that was killed; Ray gives them a minute to notice.
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +74,7 @@ def test_nothing_is_left_running_or_in_memory(survivor):
 
 
 def test_half_done_answers_of_a_killed_run_go_on_from_their_tokens(survivor):
-    """As many as there were at that moment; the test after Ctrl-C makes sure of some."""
+    """As many as there were at that moment; test_pipeline.py makes sure of some."""
     run, seen = survivor
     rows = [row for row in run.rows() if row["attempt"] == 1]
     continued = sum(row.get("ops/continued_tokens", 0.0) for row in rows)
@@ -88,33 +85,6 @@ def test_the_screen_tells_it_in_our_words_alone(survivor):
     said = survivor[1]["said"]
     assert "\x1b" not in said and "(raylet)" not in said and "core_worker" not in said
     assert re.search(r"5 restarts, 0 rollouts lost, 0 trained twice", said)
-
-
-def test_after_ctrl_c_half_done_answers_go_on_from_their_tokens(workplace):
-    run = OnlineRun(workplace, steps=24, tokens=100, staleness=3, ahead=3, name="paused")
-    run.run()
-    run.wait_for_step(6)
-    with run.slow("engine"):  # a micro model's answers would all be whole before all is saved
-        time.sleep(0.5)
-        run.process.send_signal(signal.SIGINT)
-        _, said = run.process.communicate(timeout=120)
-    assert run.process.returncode == 130, said
-    assert workplace.leftovers(besides=AGENTS) == []
-    run.resume()
-    said = run.finish()
-    told = re.search(
-        r"(?P<finished>[\d ]+) finished rollouts wait in the buffer; "
-        r"(?P<half_done>[\d ]+) half-done ones go on from the (?P<tokens>[\d ]+) tokens they have",
-        said,
-    )
-    assert told is not None, said
-    count = {name: int(value.replace(" ", "")) for name, value in told.groupdict().items()}
-    assert count["half_done"] > 0 and count["tokens"] >= count["half_done"]
-    assert re.search(r" ✓ blank   kept \(\d+ s of work\)", said)
-    assert re.search(r" ↻ rlvr   from checkpoint \d+ \(whole\)", said)
-    continued = sum(r.get("ops/continued_tokens", 0.0) for r in run.rows() if r["attempt"] == 1)
-    assert continued >= count["tokens"]
-    run.check_records()
 
 
 def test_at_last_nothing_at_all_is_left(workplace, survivor):

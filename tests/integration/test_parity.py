@@ -15,7 +15,9 @@ cluster: {engines: 1, trainers: 1, cpus: 2}
 wandb: {mode: disabled}
 stages:
   blank: {kind: model, from_scratch: micro}
-  rlvr:
+"""
+STAGE = """
+  staleness_MAX:
     kind: online_rl
     model: blank
     algorithm: {name: grpo, lr: 3e-3}
@@ -23,7 +25,7 @@ stages:
     data: {path: microworld/arithmetic, take: 100}
     batch: {prompts: 6, samples_per_prompt: 4}
     steps: 4
-    staleness: STALENESS
+    staleness: MAX
     sampling: {max_new_tokens: 16}
     seed: 5
 """
@@ -34,15 +36,17 @@ def trained(workplace):
     """The asynchronous run's weights by staleness, and those of the synchronous program."""
     from safetensors.torch import load_file
 
-    weights = {}
-    for staleness in (0, 1):
-        file = workplace.path / f"parity{staleness}.yaml"
-        file.write_text(PIPELINE.replace("STALENESS", str(staleness)))
-        done = workplace.posttrain("run", file.name, "--name", f"parity{staleness}")
-        assert done.returncode == 0, done.stderr
-        stage = next((workplace.path / "runs" / f"parity{staleness}" / "rlvr").iterdir())
-        weights[staleness] = load_file(stage / "model" / "model.safetensors")
-    blank = next((workplace.path / "runs" / "parity0" / "blank").iterdir()) / "model"
+    bounds = (0, 1)
+    stages = "".join(STAGE.replace("MAX", str(bound)) for bound in bounds)
+    (workplace.path / "parity.yaml").write_text(PIPELINE + stages)
+    done = workplace.posttrain("run", "parity.yaml")
+    assert done.returncode == 0, done.stderr
+    run = workplace.path / "runs" / "parity"
+    weights = {
+        bound: load_file(next((run / f"staleness_{bound}").iterdir()) / "model/model.safetensors")
+        for bound in bounds
+    }
+    blank = next((run / "blank").iterdir()) / "model"
     settings = {
         "seed": 5, "model": str(blank), "data": {"path": "microworld/arithmetic", "take": 100},
         "reward": {"name": "./short_reward.py", "settings": {"goal": 5}},

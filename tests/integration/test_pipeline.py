@@ -9,6 +9,7 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import AGENTS
 
 
 @pytest.fixture(scope="module")
@@ -104,50 +105,67 @@ def test_the_same_again_keeps_everything_and_takes_seconds(workplace, first_run)
     assert {stage["why"] for stage in stages} == {"kept"}
 
 
-def test_two_runs_at_once_in_one_folder_are_refused(workplace, first_run):
-    process = workplace.start("run", "tiny.yaml", "stages.rlvr.steps=500")
-    try:
-        workplace.wait_for(
-            lambda: (
-                json.loads((workplace.run_folder / "run.json").read_text())["state"] == "running"
-            ),
-            process,
-        )
-        second = workplace.posttrain("run", "tiny.yaml")
-    finally:
-        process.stdout.close()  # as where `| tee log` had the same Ctrl-C, or the terminal is gone
-        process.stderr.close()
+LONGER = (  # answers long enough for some to be half-done when it is stopped: a blank model's
+    "stages.rlvr.model=blank",
+    "stages.rlvr.steps=60",
+    "stages.rlvr.sampling.max_new_tokens=100",
+    "stages.rlvr.staleness={max: 3, ahead: 3}",
+)
+RESUMED = re.compile(
+    r"(?P<finished>[\d ]+) finished rollouts wait in the buffer; "
+    r"(?P<half_done>[\d ]+) half-done ones go on from the (?P<tokens>[\d ]+) tokens they have"
+)
+
+
+@pytest.fixture(scope="module")
+def stopped(workplace, first_run):
+    """The folder of `rlvr` after Ctrl-C in its middle, and what two other commands said: one that
+    wanted to run beside it, and `resume` after it.
+    """
+    process = workplace.start("run", "tiny.yaml", *LONGER)
+    began = workplace.run_folder / "rlvr"
+    workplace.wait_for(lambda: list(began.glob("*/rollouts/step-000006.parquet")), process)
+    second = workplace.posttrain("run", "tiny.yaml")
+    with workplace.slow("ray::EngineActor"):  # or its answers would all be whole before it saves
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=120)
-    assert process.returncode == 130
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert workplace.leftovers(besides=AGENTS) == []
+    folder = workplace.stage_folder("rlvr")
+    assert json.loads((folder / "manifest.json").read_text())["state"] == "stopped"
     assert json.loads((workplace.run_folder / "run.json").read_text())["state"] == "stopped"
+    assert (folder / "checkpoints" / "latest.json").exists()
+    resumed = workplace.posttrain("resume")
+    assert resumed.returncode == 0, resumed.stderr
+    return folder, second, resumed.stderr
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(workplace, stopped):
+    second = stopped[1]
     assert second.returncode == 2
     assert "error[run-in-use]" in second.stderr
     assert f"--name {workplace.name}_b" in second.stderr
     assert "Traceback" not in second.stderr
 
 
-def test_ctrl_c_saves_and_resume_goes_on(workplace, first_run):
-    process = workplace.start("run", "tiny.yaml", "stages.rlvr.steps=60")
-
-    def trained_some():
-        files = list((workplace.run_folder / "rlvr").glob("*/rollouts/step-000006.parquet"))
-        return bool(files)
-
-    workplace.wait_for(trained_some, process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert workplace.leftovers() == []
-    folder = workplace.stage_folder("rlvr")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["state"] == "stopped"
-    assert (folder / "checkpoints" / "latest.json").exists()
-
-    resumed = workplace.posttrain("resume")
-    assert resumed.returncode == 0, resumed.stderr
+def test_after_ctrl_c_half_done_answers_go_on_from_their_tokens(workplace, stopped):
+    folder, _, said = stopped
+    told = RESUMED.search(said)
+    assert told is not None, said
+    count = {name: int(value.replace(" ", "")) for name, value in told.groupdict().items()}
+    assert count["half_done"] > 0 and count["tokens"] >= count["half_done"]
+    assert re.search(r" ✓ blank, base   kept \(\d+ s of work\)", said), said
+    assert re.search(r" ↻ rlvr .* from checkpoint \d+ \(whole\)", said), said
     assert json.loads((folder / "manifest.json").read_text())["attempt"] == 1
+    rows = metrics_of(folder)
+    continued = sum(r.get("ops/continued_tokens", 0.0) for r in rows if r["attempt"] == 1)
+    assert continued >= count["tokens"]
+
+
+def test_a_run_that_was_stopped_ends_as_any_other(workplace, stopped):
+    folder = stopped[0]
     rows = [
         row
         for step in range(60)
@@ -155,7 +173,7 @@ def test_ctrl_c_saves_and_resume_goes_on(workplace, first_run):
     ]
     assert len(rows) == 60 * 8 * 4
     assert set(Counter(row["draw"] for row in rows).values()) == {4}  # each draw trained once
-    assert workplace.leftovers() == []
     early = sum(row["score"] for row in rows if row["step"] < 10)
     late = sum(row["score"] for row in rows if row["step"] >= 50)
     assert late > 1.2 * early  # the reward is learnt
+    assert workplace.leftovers(70.0) == []

@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +135,22 @@ def test_help_works_in_any_position(
 ) -> None:
     assert main(arguments) == 0
     assert capsys.readouterr().out.lstrip().startswith("Usage: posttrain check [OPTIONS]")
+
+
+def test_the_reward_that_explain_shows_is_one(capsys, tmp_path) -> None:
+    from posttrain.config.plugins import load_plugin, plugin_config
+    from posttrain.reward.examples import examples_of
+    from posttrain.reward.protocol import is_as_said, score_one
+
+    assert main(["explain", "plugin-contract"]) == 0
+    shown = textwrap.dedent(capsys.readouterr().out.split("whole reward:\n", 1)[1])
+    (tmp_path / "mine.py").write_text(shown)
+    module = load_plugin("reward", "./mine.py", tmp_path)
+    config = plugin_config(module, {})
+    for examples, is_gold in zip(examples_of(module, "mine", config), (True, False), strict=True):
+        assert examples
+        for each in examples:
+            assert is_as_said(score_one(module, each, config).value, is_gold)
 
 
 def test_help_and_explain_are_quick_and_light() -> None:

@@ -178,6 +178,11 @@ def test_show_row_marks_trained_tokens():
     ]
 
 
+def test_show_row_of_a_question_alone_has_the_tokens_of_its_prompt():
+    shown = show_row({"prompt": "7+5=", "answer": "12"}, micro_tokenizer())
+    assert [(token.text, token.trained) for token in shown] == [(c, False) for c in "7+5="]
+
+
 def test_no_space_creeps_in_between_prompt_and_answer():
     """A tokenizer that puts a space before whatever it is given (Llama 2's habit)."""
     models_dir = Path(os.environ.get("POSTTRAIN_MODELS", "../shared/models"))

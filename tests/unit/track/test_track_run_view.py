@@ -158,6 +158,7 @@ def test_finding_a_run(tmp_path):
     place = find_run(runs, "quickstart/rlvr")
     assert place.stage == "rlvr"
     assert place.stage_directory == runs / "quickstart" / "rlvr" / "4f1c9a2e"
+    assert find_run(runs, "rlvr").stage_directory == runs / "mine" / "rlvr" / "4f1c9a2e"
     by_path = find_run(tmp_path, str(runs / "quickstart" / "sft" / "2c33d4e5"))
     assert (by_path.directory, by_path.stage) == (runs / "quickstart", "sft")
 
