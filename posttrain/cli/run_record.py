@@ -68,6 +68,7 @@ class RunRecord:
                     "identity": stage.identity,
                     "needs": list(stage.needs),
                     "why": stage.why,
+                    "description": stage.stage.description,
                 }
                 for stage in plan.stages
             ],

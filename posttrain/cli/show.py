@@ -20,7 +20,7 @@ TRAINED, GIVEN = "green", "dim"
 
 def show(
     file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a shipped one.")],
-    stage: Annotated[str, typer.Argument(help="A stage that trains on rows or prompts.")],
+    stage: Annotated[str, typer.Argument(help="A stage with `data`: rows or prompts.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Values to set.")] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows.")] = 5,
     scores: Annotated[
@@ -30,6 +30,7 @@ def show(
     """Print a stage's first rows, of a mixture those of each part: what is given is dim, what is
     trained is green and in [brackets] where colours are off."""
     from posttrain.cli.plan_only import plan_without_run
+    from posttrain.config.answers import GenerateStage, OverOptimisationStage
     from posttrain.config.offline import OfflineStage
     from posttrain.config.pipeline import OnlineRlStage
 
@@ -38,10 +39,13 @@ def show(
         names = ", ".join(plan.graph.order)
         raise InputError(Problem("unknown-stage", f"no stage `{stage}`", help=f"stages: {names}"))
     planned = plan[stage]
-    if not isinstance(planned.stage, OfflineStage | OnlineRlStage):
+    has_rows = OfflineStage | OnlineRlStage | GenerateStage | OverOptimisationStage
+    if not isinstance(planned.stage, has_rows):
         raise InputError(
             Problem(
-                "no-rows", f"stage {stage} has no rows of its own", help="choose a trained stage"
+                "no-rows",
+                f"stage {stage} has no rows of its own",
+                help="choose a stage with `data`",
             )
         )
     if scores and isinstance(planned.stage, OnlineRlStage):
@@ -62,7 +66,10 @@ def _print_rows(plan: RunPlan, stage: str, planned: DataSpec, count: int) -> Non
     seed = plan[stage].seed
     compares = "chosen" in getattr(plan[stage].stage, "needs", ())
     needs = COLUMNS if compares else ("prompt",)
-    for name in data.parts:
+    for name, part in data.parts.items():
+        if part.stage is not None:
+            print(f"{name}  made by stage {part.stage}: its folder's dataset/rows.jsonl")
+            continue
         only = data.model_copy(update={"mix": {name: data.mix[name]}}) if data.mix else data
         for each in islice(TrainingRows(only, seed=seed, needs=needs), count):
             place = f"{name}  " if data.mix else ""

@@ -132,6 +132,7 @@ class _StageFiles:
             state=cast(StageState, state),
             identity=entry.get("identity"),
             why=str(entry.get("why", "new")),
+            description=str(entry.get("description", "")),
             needs=tuple(entry.get("needs") or ()),
             directory=self._directory,
             started=started,

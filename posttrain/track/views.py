@@ -63,6 +63,7 @@ class StageView:
     why: str  # kept, new, changed: ..., upstream: ...
     needs: tuple[str, ...]
     directory: Path
+    description: str = ""
     started: float | None = None  # unix time
     seconds: float | None = None  # so far, where it still runs
     step: int | None = None

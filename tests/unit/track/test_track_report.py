@@ -77,6 +77,8 @@ def test_hostile_names_cannot_leave_the_figures(tmp_path):
     run = write_run(tmp_path / "quickstart")
     meta = json.loads((run / "run.json").read_text())
     meta |= {"name": HOSTILE, "description": HOSTILE}
+    for stage in meta["stages"]:
+        stage["description"] = HOSTILE
     meta["suites"]["abilities"]["tax_since"] = "base"
     (run / "run.json").write_text(json.dumps(meta))
     events = run / "rlvr" / "4f1c9a2e" / "events.jsonl"
@@ -85,6 +87,17 @@ def test_hostile_names_cannot_leave_the_figures(tmp_path):
     page = Page(own_text(write_report(run, run / "report.html").read_text("utf-8")))
     assert page.tags.count("script") == 2
     assert "img" not in page.tags
+
+
+def test_a_stage_is_described_beside_its_curves_and_its_lineage(tmp_path):
+    run = write_run(tmp_path / "quickstart")
+    meta = json.loads((run / "run.json").read_text())
+    for stage in meta["stages"]:
+        stage["description"] = f"why {stage['name']} is there"
+    (run / "run.json").write_text(json.dumps(meta))
+    page = own_text(write_report(run, run / "report.html").read_text("utf-8"))
+    assert page.count("why rlvr is there") == 2
+    assert page.count("why average is there") == 1  # it has no curves
 
 
 def test_plotly_is_inside_and_whole(report):
