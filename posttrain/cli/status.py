@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from posttrain.cli.run import RUNS_DIR, RunsDir
+
+if TYPE_CHECKING:
+    from posttrain.track.views import StageView
 
 
 def status(
@@ -32,11 +35,17 @@ def status(
         print(end_of_run(view))
         return 0
     for stage in view.stages:
-        where = f"  step {stage.step}/{stage.steps}" if stage.state == "running" else ""
-        print(finished_line(stage, view) + where)
+        print(finished_line(stage, view) + _where(stage))
         for note in stage.active_notes[:1]:
             print(f"   {note.line}")
     mishaps = mishap_summary(view)
     if mishaps:
         print(f"   {mishaps}")
     return 0
+
+
+def _where(stage: StageView) -> str:
+    """Nothing before the first step; of how many where that is known beforehand."""
+    if stage.state != "running" or stage.step is None:
+        return ""
+    return f"  step {stage.step}" + (f"/{stage.steps}" if stage.steps else "")
