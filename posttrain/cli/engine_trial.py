@@ -41,6 +41,7 @@ async def trial(folder: Path) -> dict[str, float]:
     paths = [str(folder / name) for name in ("first", "second")]
     for seed, path in enumerate(paths):
         make_from_scratch("micro", path, seed)
+    first, second = (load_model(path, "fp32", attention="sdpa") for path in paths)
     tokens = tuple(load_tokenizer(paths[0])(QUESTION)["input_ids"])
     prompts = [Prompt(str(i), NAME, tokens, QUESTION, {}) for i in range(NUM_ANSWERS)]
     has_gpu = bool(find_gpus().devices)
@@ -56,27 +57,25 @@ async def trial(folder: Path) -> dict[str, float]:
         answers = await engine.generate_many(prompts, sampling)
         seconds = time.perf_counter() - began
         found["tokens_per_s"] = sum(len(each.token_ids) for each in answers) / seconds
-        found["gap_nats"] = _gap(paths[0], answers)
+        found["gap_nats"] = _gap(first, answers)
         if spec.weight_sync == "shm":
-            second = load_model(paths[1], "fp32")
             with closing(ShmPublisher(NAME)) as publisher:
                 weights = dict(second.named_parameters())
                 await engine.update_weights(publisher.prepare(weights, 1, 0))
             found["gap_after_update_nats"] = _gap(
-                paths[1], await engine.generate_many(prompts, sampling)
+                second, await engine.generate_many(prompts, sampling)
             )
     finally:
         await engine.shutdown()
     return found
 
 
-def _gap(path: str, answers: Sequence[Rollout]) -> float:
+def _gap(model: Any, answers: Sequence[Rollout]) -> float:
     """Furthest distance between two log-probs of a token, in nats."""
     import torch
 
     from posttrain.ops.logprobs import selected_logprobs
 
-    model: Any = load_model(path, "fp32", attention="sdpa")
     furthest = 0.0
     for answer in answers[:8]:
         ids = torch.tensor([answer.prompt_ids + answer.token_ids])

@@ -30,8 +30,7 @@ def show(
     """Print a stage's first rows, of a mixture those of each part: what is given is dim, what is
     trained is green and in [brackets] where colours are off."""
     from posttrain.cli.plan_only import plan_without_run
-    from posttrain.config.answers import GenerateStage, OverOptimisationStage
-    from posttrain.config.offline import OfflineStage
+    from posttrain.config.keys import WITH_DATA
     from posttrain.config.pipeline import OnlineRlStage
 
     plan = plan_without_run(file, overrides or [])
@@ -39,15 +38,9 @@ def show(
         names = ", ".join(plan.graph.order)
         raise InputError(Problem("unknown-stage", f"no stage `{stage}`", help=f"stages: {names}"))
     planned = plan[stage]
-    has_rows = OfflineStage | OnlineRlStage | GenerateStage | OverOptimisationStage
-    if not isinstance(planned.stage, has_rows):
-        raise InputError(
-            Problem(
-                "no-rows",
-                f"stage {stage} has no rows of its own",
-                help="choose a stage with `data`",
-            )
-        )
+    if not isinstance(planned.stage, WITH_DATA):
+        what = f"stage {stage} has no rows of its own"
+        raise InputError(Problem("no-rows", what, help="choose a stage with `data`"))
     if scores and isinstance(planned.stage, OnlineRlStage):
         _print_scores(planned.plugins["reward"])
         return 0

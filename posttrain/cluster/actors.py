@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.cluster.engine_place import EnginePlace
-from posttrain.cluster.heavy_imports import collector_off
 from posttrain.errors import PosttrainError, RewardBroken
 from posttrain.ports import CoordinatorPort, EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob, PluginRef, ScoringJob
@@ -61,8 +60,7 @@ class EngineActor:
 
     async def start(self) -> EnginePlace:
         """Start the engine; returns where it is."""
-        with collector_off():
-            await self._engine.start()
+        await self._engine.start()
         return EnginePlace(socket.gethostname(), self._cores, memory_name())
 
     async def serve(self, coordinator: CoordinatorPort, journals: str, tracker: Tracker) -> None:

@@ -24,7 +24,6 @@ from posttrain.cluster.handles import (
     ScorerHandle,
     TrackerHandle,
 )
-from posttrain.cluster.heavy_imports import collector_off
 from posttrain.cluster.offline_stages import put_together
 from posttrain.cluster.session import ClusterSession
 from posttrain.cluster.train_workers import (
@@ -64,7 +63,7 @@ class RayLauncher:
 
     def expect_training(self) -> None:
         """Import Ray Train, which takes seconds, beside what comes before the first training."""
-        threading.Thread(target=_import_ray_train, daemon=True).start()
+        threading.Thread(target=import_module, args=[TRAINER_GROUP], daemon=True).start()
 
     # -- tracking -------------------------------------------------------------------------------
 
@@ -271,8 +270,3 @@ class RayLauncher:
             pass  # every line was on disk when it was logged; only W&B may lack the last ones
         finally:
             ray.kill(self._tracker)
-
-
-def _import_ray_train() -> None:
-    with collector_off():
-        import_module(TRAINER_GROUP)

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from posttrain.cluster.heavy_imports import collector_off
 from posttrain.cluster.train_workers import FAILURE_FILE, STOP_FILE, is_first_rank, use_threads
+from posttrain.heavy_imports import collector_off
 from posttrain.ports import Tracker
 from posttrain.stages.jobs import OfflineJob
 

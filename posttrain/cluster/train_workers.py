@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.cluster.cores import keep_off
 from posttrain.cluster.engine_place import EnginePlace, require_one_memory
-from posttrain.cluster.heavy_imports import collector_off
 from posttrain.errors import InputError, PosttrainError, Problem, RankLost, StageFailed
+from posttrain.heavy_imports import collector_off
 from posttrain.ports import Tracker, TrainPort
 from posttrain.prompts.stream import PromptStream
 from posttrain.stages.jobs import OnlineJob

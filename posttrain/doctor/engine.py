@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 
+from posttrain.doctor.child import last_line
 from posttrain.doctor.finding import Finding
 
 DEADLINE_S = 300.0
@@ -18,21 +17,14 @@ PROGRAM = (sys.executable, "-m", "posttrain.cli.engine_trial")
 
 def engine_finding(program: Sequence[str] = PROGRAM, deadline_s: float = DEADLINE_S) -> Finding:
     """`program FOLDER` starts one and says in its last line what it saw, in JSON."""
+    help = f"{' '.join(program)} /tmp/engine   (shows everything that it says)"
     with tempfile.TemporaryDirectory(prefix="posttrain-") as folder:
-        command = [*program, folder]
-        scratch = os.environ | {"VLLM_CACHE_ROOT": folder, "VLLM_CONFIG_ROOT": folder}
-        help = f"{' '.join(program)} /tmp/engine   (shows everything that it says)"
+        scratch = {"VLLM_CACHE_ROOT": folder, "VLLM_CONFIG_ROOT": folder}
         try:
-            ran = subprocess.run(
-                command, capture_output=True, text=True, timeout=deadline_s, check=False,
-                env=scratch,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
+            is_well, said = last_line([*program, folder], deadline_s, scratch)
+        except TimeoutError:
             return Finding("engine", "act", f"has not started within {deadline_s:.0f} s", help)
-    if ran.returncode != 0:
-        said = ran.stderr.strip().splitlines() or [f"ends with {ran.returncode}"]
-        return Finding("engine", "act", said[-1], help)
-    return _judged(json.loads(ran.stdout.strip().splitlines()[-1]), help)
+    return _judged(json.loads(said), help) if is_well else Finding("engine", "act", said, help)
 
 
 def _judged(seen: dict[str, float], help: str) -> Finding:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 
+from posttrain.doctor.child import last_line
 from posttrain.doctor.finding import Finding
 
 DEADLINE_S = 120.0
@@ -28,18 +28,13 @@ def import_findings(
 
 def _look(name: str, program: str, deadline_s: float) -> Finding:
     started = time.perf_counter()
-    command = [sys.executable, "-c", program]
     help = f'{sys.executable} -c "import {name}"'
     try:
-        ran = subprocess.run(
-            command, capture_output=True, text=True, timeout=deadline_s, check=False
-        )
-    except subprocess.TimeoutExpired:
+        is_well, said = last_line([sys.executable, "-c", program], deadline_s)
+    except TimeoutError:
         text = f"{name} takes more than {deadline_s:.0f} s"
         return Finding("import", "act", text, help)
     seconds = time.perf_counter() - started
-    if ran.returncode != 0:
-        said = ran.stderr.strip().splitlines() or [f"ends with {ran.returncode}"]
-        return Finding("import", "act", f"{name}: {said[-1]}", help)
-    said = ran.stdout.strip().splitlines() or [""]
-    return Finding("import", "ok", f"{name} {said[-1]}, {seconds:.1f} s")
+    if not is_well:
+        return Finding("import", "act", f"{name}: {said}", help)
+    return Finding("import", "ok", f"{name} {said}, {seconds:.1f} s")

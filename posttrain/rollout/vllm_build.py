@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from posttrain.heavy_imports import collector_off
 from posttrain.ports import EngineSpec
 from posttrain.weight_sync.model_folder import read_config
 
@@ -21,7 +19,7 @@ MIN_BATCHED_TOKENS = 8192
 
 def build_engine(spec: EngineSpec) -> Any:
     """A started vllm.LLMEngine. Raises whatever vLLM raises."""
-    with _no_collection(), warnings.catch_warnings():
+    with collector_off(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("vllm").setLevel(
             logging.ERROR
@@ -102,18 +100,6 @@ def _remove_meeting_point() -> None:
     name = os.environ.get("VLLM_DIST_IDENT", "")  # set by vLLM's CPU worker
     if name.startswith("vllm_dist_"):
         (Path(tempfile.gettempdir()) / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector off: it costs a second of a start that makes no garbage."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _register_model(architectures: list[str]) -> None:

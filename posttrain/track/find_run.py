@@ -32,17 +32,16 @@ def find_run(
     """
     runs = Path(runs_directory)
     if name is None:
-        known = _known_runs(runs)
-        if not known:
+        newest = _newest(runs, rather)
+        if newest is None:
             raise _not_found(f"no run in {runs}", "start one: posttrain run quickstart")
-        return RunPlace(max(known, key=lambda run: (rather(run), _run_time(run))))
+        return RunPlace(newest)
     for base in (runs / name, Path(name).expanduser()):
         if base.exists() or base.parent.exists():
             place = _place_of(base)
             if place is not None:
                 return place
-    newest = max(_known_runs(runs), key=lambda run: (rather(run), _run_time(run)), default=None)
-    if newest is not None and "/" not in name and (newest / name).is_dir():
+    if "/" not in name and (newest := _newest(runs, rather)) is not None:
         place = _place_of(newest / name)
         if place is not None:
             return place
@@ -84,6 +83,10 @@ def _newest_identity(run: Path, stage: str) -> Path | None:
 
 def _known_runs(runs: Path) -> list[Path]:
     return [path.parent for path in runs.glob("*/run.json")]
+
+
+def _newest(runs: Path, rather: Callable[[Path], bool]) -> Path | None:
+    return max(_known_runs(runs), key=lambda run: (rather(run), _run_time(run)), default=None)
 
 
 def _run_time(run: Path) -> float:

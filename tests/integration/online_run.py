@@ -133,10 +133,10 @@ class OnlineRun:
         return lines(self.folder / "metrics.jsonl")
 
     def metric(self, name: str) -> list[float]:
-        return [row[name] for row in self.rows() if name in row]
+        return series(self.rows(), name)
 
     def rollouts(self, step: int) -> list[dict[str, Any]]:
-        return pq.read_table(self.folder / "rollouts" / f"step-{step:06d}.parquet").to_pylist()
+        return rollouts_of(self.folder, step)
 
     def reward_at_the_end(self, steps: int) -> float:
         """Mean reward over the last `steps` steps."""
@@ -150,31 +150,7 @@ class OnlineRun:
 
     def check_records(self) -> None:
         """Nothing lost, nothing twice, nothing too old."""
-        prompts, samples = self.batch
-        rows = [row for step in range(self.steps) for row in self.rollouts(step)]
-        assert len(rows) == self.steps * prompts * samples
-        trained = Counter(row["draw"] for row in rows)
-        assert set(trained.values()) == {samples}
-        assert max(row["age"] for row in rows) <= self.staleness
-        for row in rows:
-            assert row["step"] - min(row["versions"], default=row["step"]) <= self.staleness
-
-        ledger = lines(self.folder / "ledger.jsonl")
-        of_kind = {name: [e for e in ledger if e["event"] == name] for name in LEDGER_EVENTS}
-        batches = {event["step"]: event["draws"] for event in of_kind["trained"]}
-        assert len(batches) == len(of_kind["trained"]) == self.steps  # no batch was made twice
-        assert [event["step"] for event in of_kind["trained"]] == list(range(self.steps))
-        for step, draws in batches.items():
-            assert sorted(draws) == sorted({row["draw"] for row in rows if row["step"] == step})
-        admitted = [event["draw"] for event in of_kind["admitted"]]
-        assert len(admitted) == len(set(admitted))
-        assert of_kind["dropped"] == []
-        assert set(admitted) == set(trained)  # every draw given out was trained
-        assert sorted(trained) == list(range(self.steps * prompts))
-        told = [row["axis/step"] for row in self.rows() if "reward/mean" in row]
-        assert sorted(set(told)) == list(range(self.steps))
-        assert set(self.metric("ops/rollouts_lost")) == set(self.metric("ops/trained_twice")) == {0}
-        assert self.metric("groups/dropped")[-1] == 0.0
+        check_records(self.folder, self.steps, self.batch, self.staleness)
 
 
 LEDGER_EVENTS = ("admitted", "scored", "accepted", "dropped", "filtered", "trained", "committed")
@@ -186,3 +162,43 @@ def lines(path: Path) -> list[dict[str, Any]]:
         return []
     content = path.read_bytes()
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def series(rows: list[dict[str, Any]], name: str) -> list[float]:
+    """A metric's values, of the rows that have it."""
+    return [row[name] for row in rows if name in row]
+
+
+def rollouts_of(folder: Path, step: int) -> list[dict[str, Any]]:
+    return pq.read_table(folder / "rollouts" / f"step-{step:06d}.parquet").to_pylist()
+
+
+def check_records(folder: Path, steps: int, batch: tuple[int, int], staleness: int) -> None:
+    """Of a whole online stage: nothing lost, nothing twice, nothing too old."""
+    prompts, samples = batch
+    metrics = lines(folder / "metrics.jsonl")
+    rows = [row for step in range(steps) for row in rollouts_of(folder, step)]
+    assert len(rows) == steps * prompts * samples
+    trained = Counter(row["draw"] for row in rows)
+    assert set(trained.values()) == {samples}
+    assert max(row["age"] for row in rows) <= staleness
+    for row in rows:
+        assert row["step"] - min(row["versions"], default=row["step"]) <= staleness
+
+    ledger = lines(folder / "ledger.jsonl")
+    of_kind = {name: [e for e in ledger if e["event"] == name] for name in LEDGER_EVENTS}
+    batches = {event["step"]: event["draws"] for event in of_kind["trained"]}
+    assert len(batches) == len(of_kind["trained"]) == steps  # no batch was made twice
+    assert [event["step"] for event in of_kind["trained"]] == list(range(steps))
+    for step, draws in batches.items():
+        assert sorted(draws) == sorted({row["draw"] for row in rows if row["step"] == step})
+    admitted = [event["draw"] for event in of_kind["admitted"]]
+    assert len(admitted) == len(set(admitted))
+    assert of_kind["dropped"] == []
+    assert set(admitted) == set(trained)  # every draw given out was trained
+    assert sorted(trained) == list(range(steps * prompts))
+    told = [row["axis/step"] for row in metrics if "reward/mean" in row]
+    assert sorted(set(told)) == list(range(steps))
+    assert set(series(metrics, "ops/rollouts_lost")) == {0}
+    assert set(series(metrics, "ops/trained_twice")) == {0}
+    assert series(metrics, "groups/dropped")[-1] == 0.0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from online_run import lines
 
 from posttrain.prompts.microworld import generate
 
@@ -130,7 +131,7 @@ def stages(workplace):
 
 
 def metrics_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return lines(folder / "metrics.jsonl")
 
 
 def series(folder, name):
@@ -148,7 +149,7 @@ def test_an_ensemble_is_one_artifact_and_knows_what_it_can_do(stages):
 
 
 def test_misspelt_prompts_are_trained_on_and_counted(stages):
-    events = [json.loads(line) for line in (stages["rm"] / "events.jsonl").read_text().splitlines()]
+    events = lines(stages["rm"] / "events.jsonl")
     told = [each["text"] for each in events if each["name"] == "augmented"]
     assert len(set(told)) == 1 and told[0].endswith("of 960 comparisons are trained on")
 
@@ -187,10 +188,8 @@ def test_the_critic_starts_from_the_ensembles_first_member(stages):
     assert all(abs(each) < 100 for each in series(stages["align"], "train/value_loss"))
 
 
-def rows_of(folder: Path) -> list[dict]:
-    return [
-        json.loads(line) for line in (folder / "dataset" / "rows.jsonl").read_text().splitlines()
-    ]
+def rows_of(folder):
+    return lines(folder / "dataset" / "rows.jsonl")
 
 
 def test_every_answer_is_there_once_and_none_was_made_twice(stages):

@@ -83,4 +83,8 @@ def test_a_gate_that_fails_is_told_and_stops_nothing(ran):
 
 def test_it_is_resumed_as_a_smoke_run(ran, workplace):
     assert " ✓ base   kept" in ran.stderr
-    assert workplace.leftovers(70.0) == []
+    again = workplace.posttrain("resume", f"{workplace.name}-smoke")
+    assert again.returncode == 0, again.stderr
+    assert "3 kept" in again.stderr
+    assert "smoke passed in " in again.stderr.splitlines()[-1]
+    assert workplace.leftovers() == []

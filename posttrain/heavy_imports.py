@@ -15,9 +15,11 @@ def collector_off() -> Iterator[None]:
     takes a fifth of the time of importing TRL or vLLM, and later full collections would look
     through it all again.
     """
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
         gc.freeze()

@@ -2,7 +2,7 @@ import gc
 
 import pytest
 
-from posttrain.cluster.heavy_imports import collector_off
+from posttrain.heavy_imports import collector_off
 
 
 def test_nothing_is_collected_within_and_what_is_there_never_again():
