@@ -32,6 +32,7 @@ from posttrain.reward.wire import HEADER, Broken, Ready, Setup, frame
 from posttrain.types import Score
 
 START_TIMEOUT_S = 60.0
+STARTS = 3  # one after the other; a process may be killed from outside before it is ready
 MOST_TOGETHER = 256  # answers that a reward is given at once, where it scores them side by side
 GRACE_S = 2.0
 _RETRIES = 1
@@ -90,6 +91,10 @@ class RewardPool:
 
 class _Hung(Exception):
     """The child sent nothing for too long, or died."""
+
+
+class _Died(_Hung):
+    """The child has ended."""
 
 
 class _Child:
@@ -158,7 +163,29 @@ class _Child:
     def _start(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
+        reply: Any = None
+        for _ in range(STARTS):
+            self.stop()
+            self._launch()
+            try:
+                self._write(frame(self._setup))
+                reply = self._receive(START_TIMEOUT_S)
+            except _Died:
+                reply = f"its process died as it started, {STARTS} times"
+                continue
+            except _Hung:
+                reply = f"it was not ready within {START_TIMEOUT_S:g} s; its process was killed"
+            break
+        if isinstance(reply, Ready):
+            self._together, self._parts = reply.together, reply.parts
+            return
         self.stop()
+        raise RewardBroken(
+            f"reward `{self._setup.name}` cannot be used: {reply}",
+            help="`posttrain reward audit` loads it and scores its examples",
+        )
+
+    def _launch(self) -> None:
         request_end, self._requests = os.pipe()
         self._results, result_end = os.pipe()
         ends = (request_end, result_end)
@@ -173,19 +200,6 @@ class _Child:
         finally:
             for end in ends:
                 os.close(end)
-        try:
-            self._write(frame(self._setup))
-            reply = self._receive(START_TIMEOUT_S)
-        except _Hung as hung:
-            reply = str(hung)
-        if isinstance(reply, Ready):
-            self._together, self._parts = reply.together, reply.parts
-        else:
-            self.stop()
-            raise RewardBroken(
-                f"reward `{self._setup.name}` cannot be used: {reply}",
-                help="`posttrain reward audit` loads it and scores its examples",
-            )
 
     def _write(self, content: bytes) -> None:
         left = memoryview(content)
@@ -193,7 +207,7 @@ class _Child:
             while left:
                 left = left[os.write(self._requests, left) :]
         except BrokenPipeError as error:
-            raise _Hung("its process died") from error
+            raise _Died("its process died") from error
 
     def _receive(self, timeout_s: float) -> Any:
         """The next frame. Raises _Hung after `timeout_s`, or where the child has died."""
@@ -204,7 +218,7 @@ class _Child:
                 raise _Hung(f"no score within {timeout_s:g} s; its process was killed")
             received = os.read(self._results, 1 << 16)
             if not received:
-                raise _Hung("its process died while scoring")
+                raise _Died("its process died while scoring")
             self._buffer += received
         return pickle.loads(content)
 

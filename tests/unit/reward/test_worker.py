@@ -111,6 +111,25 @@ def test_a_reward_that_cannot_be_loaded_says_why(tmp_path):
             pool.score([{}], ["x"])
 
 
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_process_killed_before_it_is_ready_is_started_again_but_not_for_ever(tmp_path, deaths):
+    tally = tmp_path / "starts"
+    dying = (
+        "import os, signal\n"
+        f"open({str(tally)!r}, 'a').write('x')\n"
+        f"if os.path.getsize({str(tally)!r}) <= {deaths}:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "dying.py").write_text(dying + REWARD)
+    with RewardPool(str(tmp_path / "dying.py"), {}, 5.0) as pool:
+        if deaths == 2:
+            assert messages(pool.score([{"answer": "x"}], ["x"])) == [1.0]
+        else:
+            with pytest.raises(RewardBroken, match=r"dying\.py. cannot be used: .* 3 times"):
+                pool.score([{}], ["x"])
+    assert tally.read_text() == "xxx"
+
+
 def test_closing_leaves_no_process(reward):
     pool = RewardPool(reward, {}, 5.0)
     pid = int(messages(pool.score([{}], ["pid"]))[0])
