@@ -39,3 +39,8 @@ def prepare_ray(address: str | None) -> None:
         settings["RAY_AUTH_MODE"] = "token"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def train_settings() -> dict[str, str]:
+    """Of this process's environment what Ray Train reads, for one on a cluster that was joined."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.cluster.train_workers import FAILURE_FILE, STOP_FILE, is_first_rank, use_threads
-from posttrain.heavy_imports import collector_off
+from posttrain.heavy_imports import lean_imports
 from posttrain.ports import Tracker
 from posttrain.stages.jobs import OfflineJob
 
@@ -23,7 +23,7 @@ def train_offline(config: Mapping[str, Any]) -> None:
     """Raises InputError (rows that do not fit) and StageFailed (numbers that are not finite)."""
     job: OfflineJob = config["job"]
     use_threads(job.threads)
-    with collector_off():
+    with lean_imports():
         import_module(TRAINERS[job.kind])
     {"sft": _sft, "reward_model": _reward_model, "preference": _preference}[job.kind](
         job, config["tracker"]

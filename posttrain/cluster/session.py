@@ -18,8 +18,9 @@ from typing import Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from posttrain.cluster.environment import prepare_ray
+from posttrain.cluster.environment import prepare_ray, train_settings
 from posttrain.config.pipeline import Cluster
 from posttrain.errors import InputError, Problem
 from posttrain.weight_sync.shared_directory import SharedDirectory, remove_orphans
@@ -129,6 +130,16 @@ class ClusterSession:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         self._clean()
+
+    def beside_the_driver(self) -> dict[str, Any]:
+        """Options of an actor that is to die with as few nodes as can be, and runs Ray Train."""
+        node = ray.get_runtime_context().get_node_id()
+        options: dict[str, Any] = {
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)
+        }
+        if self._address:  # a local cluster's processes inherit this one's environment
+            options["runtime_env"] = {"env_vars": train_settings()}
+        return options
 
     def _clean(self) -> None:
         remove_orphans()

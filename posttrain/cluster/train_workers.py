@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.cluster.cores import keep_off
 from posttrain.cluster.engine_place import EnginePlace, require_one_memory
 from posttrain.errors import InputError, PosttrainError, Problem, RankLost, StageFailed
-from posttrain.heavy_imports import collector_off
+from posttrain.heavy_imports import lean_imports
 from posttrain.ports import Tracker, TrainPort
 from posttrain.prompts.stream import PromptStream
 from posttrain.stages.jobs import OnlineJob
@@ -143,7 +143,7 @@ def _train_online(config: Mapping[str, Any]) -> None:
         require_one_memory(here, config["engine_places"], "the trainer")
     directory = Path(job.directory)
     tracker: Tracker = config["tracker"]
-    with collector_off():
+    with lean_imports():
         import ray
         import torch
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray.train import RunConfig, ScalingConfig
+from ray.train import Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -63,11 +66,28 @@ def fit(
 
 
 class _SmallGroup(DataParallelTrainer):
-    """Without two processes that every group of trainers would wait for, three seconds each: the
-    one that hands out Ray Data sets, of which there are none here, and the one that frees a dead
-    controller's resources, which Ray does anyway.
+    """Run by the process that calls it, an actor, and without three processes that every group of
+    trainers would wait for, two to four seconds each: the one that hands out Ray Data sets, of
+    which there are none here, the one that frees a dead controller's resources, which Ray does
+    anyway, and the one that asks for more nodes, which Ray does for a group that finds no place.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [each for each in callbacks if not isinstance(each, UNWANTED)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Result:
+        parts["scaling_policy"] = _FixedSize(parts["scaling_policy"].scaling_config)
+        controller = TrainController(**parts)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
+class _FixedSize(FixedScalingPolicy):
+    """Always as many workers as were asked for."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass  # no process is asked for nodes
+
+    def _maybe_send_resource_request(self) -> None:
+        pass

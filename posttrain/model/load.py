@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import InputError, Problem
+from posttrain.heavy_imports import lean_imports
 from posttrain.model.chat import end_of_turn_ids
 from posttrain.model.chat_templates import read_template
 from posttrain.model.folders import (
@@ -41,7 +42,8 @@ def load_model(
     transformers knows. Architectures that packed attention does not cover get sdpa, which is right
     for packed rows as well, only slower. Raises InputError for folders that hold no model.
     """
-    from transformers import AutoModelForCausalLM
+    with lean_imports():
+        from transformers import AutoModelForCausalLM
 
     model, missing = from_folder(AutoModelForCausalLM, path, precision, attention)
     if missing:  # transformers would fill them with random numbers and go on
@@ -56,7 +58,8 @@ def from_folder(
 
     `changes` are of its configuration. Other arguments and errors as of `load_model`.
     """
-    from transformers import AutoConfig
+    with lean_imports():
+        from transformers import AutoConfig
 
     require_model_folder(path)
     no_progress_bars()
@@ -76,7 +79,8 @@ def from_folder(
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, with its chat template where it has one."""
-    from transformers import AutoTokenizer
+    with lean_imports():
+        from transformers import AutoTokenizer
 
     require_model_folder(path, weights=False)
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from posttrain.heavy_imports import collector_off
+from posttrain.heavy_imports import lean_imports
 from posttrain.ports import EngineSpec
 from posttrain.weight_sync.model_folder import read_config
 
@@ -19,7 +19,7 @@ MIN_BATCHED_TOKENS = 8192
 
 def build_engine(spec: EngineSpec) -> Any:
     """A started vllm.LLMEngine. Raises whatever vLLM raises."""
-    with collector_off(), warnings.catch_warnings():
+    with lean_imports(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("vllm").setLevel(
             logging.ERROR

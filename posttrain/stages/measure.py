@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from posttrain.config.suites import Suite, TaskSpec
 from posttrain.config.tasks import harness_tasks, row_tasks, suite_tasks, task_spec
 from posttrain.ports import EngineSpec
 from posttrain.prompts.sources import EVALUATION_SEED
+from posttrain.reward.worker import RewardPool
 from posttrain.stages import statistics
 from posttrain.stages.context import context_length, engine_spec
 from posttrain.stages.harness_tasks import HARNESS_TOKENS, ask_harness, harness_fingerprint
 from posttrain.stages.launcher import Launcher, LeasedEngine
 from posttrain.stages.questions import Window, render_prompts, render_windows
-from posttrain.stages.scoring import reward_pool
+from posttrain.stages.scoring import reward_pools
 from posttrain.types import Interval, Prompt, Sampling
 
 ANSWERS_KEPT = 64  # per task, for the report: the same prompts for every model
@@ -133,11 +134,11 @@ class Evaluator:
         began = time.monotonic()
         questions = self._prepare(model_path, suite, fingerprint)
         spec = self.engine_for(model_path, suite)
-        with self.launcher.engines(spec, 1) as engines:
+        with self.launcher.engines(spec, 1) as engines, reward_pools() as pool_of:
             # First what may turn out to be impossible to ask.
             results = self._ask_harness(engines[0], model_path, suite, spec.max_model_len)
             for task, asked in questions.items():
-                results[task] = self._ask(engines[0], suite, task, asked)
+                results[task] = self._ask(engines[0], suite, task, asked, pool_of)
         return Measurement(
             suite=name,
             fingerprint=fingerprint,
@@ -195,7 +196,12 @@ class Evaluator:
         }
 
     def _ask(
-        self, engine: LeasedEngine, suite: Suite, task: str, asked: Sequence[Any]
+        self,
+        engine: LeasedEngine,
+        suite: Suite,
+        task: str,
+        asked: Sequence[Any],
+        pool_of: Callable[[ScoredReward], RewardPool],
     ) -> TaskResult:
         spec = task_spec(suite, task)
         if spec.reward is None:
@@ -203,8 +209,7 @@ class Evaluator:
         sampling = Sampling(spec.max_new_tokens, suite.temperature, EVALUATION_SEED)
         rollouts = engine.generate_many(list(asked), sampling)
         module = load_plugin("reward", spec.reward.name)
-        with reward_pool(spec.reward) as pool:
-            scores = pool.score([p.row for p in asked], [r.text for r in rollouts])
+        scores = pool_of(spec.reward).score([p.row for p in asked], [r.text for r in rollouts])
         result = _accuracy(asked, [r.text for r in rollouts], scores)
         if not hasattr(module, "summary"):
             return result

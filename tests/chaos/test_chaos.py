@@ -18,10 +18,10 @@ SEED = int(os.environ.get("CHAOS_SEED", str(time.time_ns() % 10**6)))
 # How likely each is. A killed verifier costs the least, a killed driver half a minute.
 WEIGHTS = {
     "engine": 5, "trainer": 4, "coordinator": 4, "reward worker": 3, "verifier": 3, "tracker": 2,
-    "driver": 2,
+    "trainer groups": 2, "driver": 2,
 }  # fmt: skip
 # Restarts that one life of the driver grants each (posttrain.cluster.launcher).
-GRANTED = {"trainer": 3, "coordinator": 3}
+GRANTED = {"trainer": 3, "trainer groups": 3, "coordinator": 3}
 STEPS_PER_DEATH = 20
 DEADLY_SHARE = 0.85  # of the steps; the last death is still to be made good
 FEWEST_STEPS = 400  # by then the reward has long stopped rising

@@ -38,6 +38,7 @@ VICTIMS = {  # what the processes of a run call themselves
     "engine": "ray::EngineActor",
     "coordinator": "ray::CoordinatorActor",
     "trainer": "ray::RayTrainWorker",
+    "trainer groups": "ray::TrainerGroups",
     "reward worker": "ray::RewardActor",
     "verifier": "posttrain.reward.child",
     "tracker": "ray::TrackerActor",

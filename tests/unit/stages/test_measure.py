@@ -220,7 +220,7 @@ def test_a_suite_is_asked_of_one_engine(folder, monkeypatch):
             pairs = zip(rows, texts, strict=True)
             return [Score(float(row["answer"] == text)) for row, text in pairs]
 
-    monkeypatch.setattr("posttrain.stages.measure.reward_pool", Pool)
+    monkeypatch.setattr("posttrain.stages.scoring.reward_pool", Pool)
     launcher = OneEngine()
     suite = Suite(gain=["microworld/arithmetic"], keep=["perplexity/wikitext"])
     evaluator = Evaluator(launcher, Cluster())
