@@ -22,8 +22,6 @@ from posttrain.ports import CoordinatorPort, EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, LEDGER, OnlineJob, PluginRef, ScoringJob
 from posttrain.track.spans import Span
 from posttrain.types import (
-    BASELINE_SCORES_COLUMN,
-    SCORES_COLUMN,
     WATCH_PART,
     Directive,
     EngineReport,
@@ -40,6 +38,7 @@ from posttrain.types import (
 from posttrain.weight_sync.shared_directory import memory_name
 
 if TYPE_CHECKING:
+    from posttrain.reward.score_columns import ScoreColumns
     from posttrain.reward.worker import RewardPool
 
 # Sequences that an engine is given per place: those beyond wait in its own queue, so that no place
@@ -104,22 +103,20 @@ class RewardActor:
     def __init__(self, job: ScoringJob, tracker: bytes) -> None:
         """`tracker`: packed."""
         from posttrain.cluster.judges import Judges
-        from posttrain.model.load import load_tokenizer
-        from posttrain.reward.fusion import FusedScores
-        from posttrain.reward.reward_models import BaselineScores, EnsembleScorer
 
         self._tracker = unpacked(tracker)[0]
         if _was_restarted():
             self._tracker.event("reward-worker-restarted")
         self._trouble: PosttrainError | None = None
         self._watch: RewardPool | None = None
+        self._columns: ScoreColumns | None = None
         try:
-            self._ensembles = {name: EnsembleScorer(at) for name, at in job.ensembles.items()}
-            self._fused = FusedScores(self._ensembles, job.ensembles, job.fused)
-            self._baselines: BaselineScores | None = None
-            if self._ensembles and job.baselines:
-                tokenizer = load_tokenizer(job.tokenizer_path)
-                self._baselines = BaselineScores(self._ensembles, job.baselines, tokenizer)
+            if job.ensembles:
+                from posttrain.reward.score_columns import ScoreColumns  # imports torch
+
+                self._columns = ScoreColumns(
+                    job.ensembles, job.fused, job.baselines, job.tokenizer_path
+                )
             self._judges = Judges(job.judges, Path(job.directory))
         except PosttrainError as error:  # told to whoever asks for a score
             self._trouble = RewardBroken(error.message, help=error.help)
@@ -155,7 +152,9 @@ class RewardActor:
         """One entry per answer. Raises RewardBroken where the reward cannot be used at all."""
         if self._trouble is not None:
             raise self._trouble
-        rows = self._with_scores(prompts, rollouts)
+        rows: Sequence[Mapping[str, Any]] = [prompt.row for prompt in prompts]
+        if self._columns is not None:
+            rows = self._columns.rows(prompts, rollouts)
         answers = [rollout.text for rollout in rollouts]
         found = self._pool.score(rows, answers)  # all at once: judges wait side by side
         if self._watch is not None:
@@ -175,30 +174,6 @@ class RewardActor:
             self._watch.close()
             self._watch = None
             return [error] * len(answers)
-
-    def _with_scores(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]
-    ) -> Sequence[Mapping[str, Any]]:
-        """The rows that rewards read, with what each member of each ensemble says of the answer
-        and, where a reward compares the two, of the row's own.
-        """
-        if not self._ensembles:
-            return [prompt.row for prompt in prompts]
-        answers = [
-            (prompt.token_ids, rollout.token_ids)
-            for prompt, rollout in zip(prompts, rollouts, strict=True)
-        ]
-        sequences = [(*asked, *said) for asked, said in answers]
-        scores = {name: each.scores(sequences) for name, each in self._ensembles.items()}
-        scores |= self._fused.of(answers, scores)
-        rows: list[dict[str, Any]] = [
-            {**prompt.row, SCORES_COLUMN: {key: found[i] for key, found in scores.items()}}
-            for i, prompt in enumerate(prompts)
-        ]
-        if self._baselines is not None:
-            for row, found in zip(rows, self._baselines.of(prompts), strict=True):
-                row[BASELINE_SCORES_COLUMN] = found
-        return rows
 
     def close(self) -> None:
         if self._trouble is not None:

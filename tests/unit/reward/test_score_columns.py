@@ -1,18 +1,15 @@
-"""What a reward worker adds to the rows that rewards read; without a process of its own."""
+"""What reward models add to the rows that rewards read."""
 
-import dataclasses
 import json
 
 import pytest
 import torch
 
-from posttrain.cluster import actors
-from posttrain.cluster.actors import RewardActor, packed
 from posttrain.model.known_prompts import write_known_prompts
 from posttrain.model.load import load_tokenizer
 from posttrain.model.reward import new_reward_model
 from posttrain.reward.reward_models import EnsembleScorer
-from posttrain.stages.jobs import PluginRef, ScoringJob
+from posttrain.reward.score_columns import ScoreColumns
 from posttrain.types import BASELINE_SCORES_COLUMN, SCORES_COLUMN, Prompt, Rollout
 
 
@@ -28,26 +25,14 @@ def ensemble(micro, tmp_path_factory):
 
 
 @pytest.fixture
-def make_actor(micro, ensemble, tmp_path, monkeypatch):
-    monkeypatch.setattr(actors, "_was_restarted", lambda: False)
+def row_of(micro, ensemble):
+    def row_of(asked, fused=(), baselines=("completion",)):
+        prompt, answer = asked
+        columns = ScoreColumns({"rm": str(ensemble)}, fused, baselines, str(micro))
+        (row,) = columns.rows([prompt], [answer])
+        return row
 
-    def make(**changes):
-        settings = {"score": {"ensemble": "rm"}}
-        job = ScoringJob(
-            reward=PluginRef("reward", "calibrated", settings, "."),
-            timeout_s=5.0,
-            processes=1,
-            memory_mb=4096,
-            judges={},
-            ensembles={"rm": str(ensemble)},
-            gpus=0,
-            directory=str(tmp_path),
-            tokenizer_path=str(micro),
-            baselines=("completion",),
-        )
-        return RewardActor(dataclasses.replace(job, **changes), packed(None))
-
-    return make
+    return row_of
 
 
 def asked(micro, row):
@@ -56,9 +41,9 @@ def asked(micro, row):
     return Prompt("rows/1", "rows", tokens, row["prompt"], row), answer
 
 
-def test_the_row_s_own_answer_is_scored_beside_the_policy_s(make_actor, micro, ensemble):
+def test_the_row_s_own_answer_is_scored_beside_the_policy_s(row_of, micro, ensemble):
     prompt, answer = asked(micro, {"prompt": "7+5=", "completion": "12"})
-    (row,) = make_actor()._with_scores([prompt], [answer])
+    row = row_of((prompt, answer))
     scorer = EnsembleScorer(ensemble)
     own = tuple(load_tokenizer(micro)("12<eos>", add_special_tokens=False)["input_ids"])
     expected = scorer.scores([prompt.token_ids + answer.token_ids, prompt.token_ids + own])
@@ -68,13 +53,13 @@ def test_the_row_s_own_answer_is_scored_beside_the_policy_s(make_actor, micro, e
     assert baseline == {"rm": pytest.approx(expected[1], abs=1e-5)}
 
 
-def test_fused_scores_stand_beside_those_after_the_prompt_alone(make_actor, micro, ensemble):
+def test_fused_scores_stand_beside_those_after_the_prompt_alone(row_of, micro, ensemble):
     prompt, answer = asked(micro, {"prompt": "7+5=", "completion": "12"})
     alike = prompt.token_ids[:-1]
     states = EnsembleScorer(ensemble).mean_states([alike, prompt.token_ids])
     opposite = torch.cat([states, -states])  # around 0: the first two have a cosine of .97
     write_known_prompts(ensemble, [alike, prompt.token_ids, (3,), (4,)], opposite)
-    (row,) = make_actor(fused=(("rm", 2),))._with_scores([prompt], [answer])
+    row = row_of((prompt, answer), fused=(("rm", 2),))
     scores = row[SCORES_COLUMN]
     assert list(scores) == ["rm", "rm, fuse 2"]
     (neighbour,) = EnsembleScorer(ensemble).scores([(*alike, *answer.token_ids)])
@@ -83,9 +68,6 @@ def test_fused_scores_stand_beside_those_after_the_prompt_alone(make_actor, micr
     assert set(row[BASELINE_SCORES_COLUMN]["completion"]) == {"rm"}
 
 
-def test_nothing_more_is_scored_than_rewards_ask_for(make_actor, micro):
-    prompt, answer = asked(micro, {"prompt": "7+5=", "completion": "12"})
-    (row,) = make_actor(baselines=())._with_scores([prompt], [answer])
+def test_nothing_more_is_scored_than_rewards_ask_for(row_of, micro):
+    row = row_of(asked(micro, {"prompt": "7+5=", "completion": "12"}), baselines=())
     assert set(row) == {"prompt", "completion", SCORES_COLUMN}
-    (row,) = make_actor(ensembles={})._with_scores([prompt], [answer])
-    assert row == prompt.row
