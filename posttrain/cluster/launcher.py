@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from posttrain.cluster import calls
 from posttrain.cluster.actors import CoordinatorActor, RewardActor, TrackerActor, packed
@@ -34,15 +33,15 @@ from posttrain.cluster.train_workers import (
     raise_failure,
     trainer_starts,
 )
-from posttrain.cluster.trainers import TrainerGroups
+from posttrain.cluster.trainers import Trainers
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.ports import EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, OfflineJob, OnlineJob, ScoringJob
 
 COORDINATOR_RESTARTS = 3  # of one stage
-REWARD_RETRIES = 2  # of one group, after the reward worker's process died
-TRAINERS_RETRIES = 3  # of one stage, after the process that runs its trainers died
-MOST_STAGES = 64  # that train at a time
+# Of one stage. To limit how often a call is repeated would not do: while a node dies, Ray counts
+# each time that it cannot reach it, three within a second.
+REWARD_RESTARTS = 20
 MOST_CALLS = 4096  # calls that wait in the coordinator: one per engine, and the trainer's
 
 
@@ -59,26 +58,14 @@ class RayLauncher:
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
             .remote(str(run_directory), dict(wandb_settings))
         )
-        self._trainers: Any = None
+        self._trainers = Trainers(session.beside_the_driver())
         self._lock = threading.Lock()
         self._running: dict[str, tuple[Path, Any | None]] = {}  # stage: folder, coordinator
         self._stop_asked = False
 
     def expect_training(self) -> None:
-        """Start what runs the trainers beside what comes before them: it takes seconds."""
-        with self._lock:
-            if self._trainers is None:
-                self._trainers = (
-                    ray.remote(TrainerGroups)
-                    .options(
-                        num_cpus=0,
-                        **self._session.beside_the_driver(),
-                        max_concurrency=MOST_STAGES,
-                        max_restarts=-1,
-                        max_task_retries=TRAINERS_RETRIES,
-                    )
-                    .remote()
-                )
+        """Start what runs the trainers beside what comes before them."""
+        self._trainers.expect()
 
     # -- tracking -------------------------------------------------------------------------------
 
@@ -196,8 +183,8 @@ class RayLauncher:
             .options(
                 num_cpus=0,
                 num_gpus=gpus,
-                max_restarts=-1,
-                max_task_retries=REWARD_RETRIES,
+                max_restarts=REWARD_RESTARTS,
+                max_task_retries=-1,
             )
             .remote(job, packed(tracker))
         )
@@ -224,14 +211,7 @@ class RayLauncher:
         """`together`: the workers train one model, as ranks of one process group."""
         self._require_room("trainers", num_workers, num_workers * gpus)
         (directory / FAILURE_FILE).unlink(missing_ok=True)  # of an attempt whose driver was killed
-        self.expect_training()
-        reference = self._trainers.fit.remote(
-            worker, config, num_workers, gpus, directory, together
-        )
-        try:
-            ray.get(reference)  # however long it takes
-        except RayError as error:
-            raise calls.ours(error, "the trainers") from error
+        self._trainers.fit(worker, config, num_workers, gpus, directory, together)
         raise_failure(directory)
 
     def _require_room(self, what: str, cpus: int, gpus: int) -> None:

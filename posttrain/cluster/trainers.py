@@ -1,20 +1,26 @@
-"""The actor that runs every group of trainers of a run."""
+"""Groups of trainers, as the launcher sees them: one actor runs those of all stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from posttrain.cluster import calls
+
 TRAINER_GROUP = "posttrain.cluster.trainer_group"  # imports Ray Train, seconds
+MOST_STAGES = 64  # that train at a time
+RESTARTS = 3  # of one stage's groups, after the actor died that ran them
 
 
 class TrainerGroups:
-    """Ray Train's controllers, each in a thread: in a process of its own every stage's would import
-    Ray Train anew, four seconds of processor time, and where it died nobody would start another.
-    This one Ray starts again, and asks it again for what it was asked: trainers go on from their
-    last checkpoint.
+    """Actor: Ray Train's controllers, each in a thread. In a process of its own every stage's would
+    import Ray Train anew, four seconds of processor time.
     """
 
     def __init__(self) -> None:
@@ -33,3 +39,60 @@ class TrainerGroups:
         from posttrain.cluster.trainer_group import fit
 
         fit(worker, config, num_workers, gpus, directory, together)
+
+
+class Trainers:
+    """The actor of one run, started when it is wanted and again where it died: its trainers die
+    with it, and others go on from their last checkpoint. Thread-safe.
+
+    `options` are Ray's for the actor. Ray is not to restart it: one that it restarts keeps the
+    places of its old trainers for ever.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self._actor: Any = None
+        self._lock = threading.Lock()
+
+    def expect(self) -> None:
+        """Start the actor beside what comes before the first training: it takes seconds."""
+        self._alive()
+
+    def fit(
+        self,
+        worker: Callable[[dict[str, Any]], None],
+        config: dict[str, Any],
+        num_workers: int,
+        gpus: int,
+        directory: Path,
+        together: bool,
+    ) -> None:
+        """Run `worker(config)` in a group and wait for its end, however long it takes.
+
+        See posttrain.cluster.trainer_group.fit. Raises StageFailed, ProcessDied.
+        """
+        for left in reversed(range(1 + RESTARTS)):
+            actor = self._alive()
+            try:
+                ray.get(actor.fit.remote(worker, config, num_workers, gpus, directory, together))
+                return
+            except RayError as error:
+                if not left or not isinstance(error, RayActorError):
+                    raise calls.ours(error, "the trainers") from error
+                self._bury(actor)
+
+    def _alive(self) -> Any:
+        with self._lock:
+            if self._actor is None:
+                self._actor = (
+                    ray.remote(TrainerGroups)
+                    .options(num_cpus=0, max_concurrency=MOST_STAGES, **self._options)
+                    .remote()
+                )
+            return self._actor
+
+    def _bury(self, actor: Any) -> None:
+        with self._lock:
+            ray.kill(actor)  # one that was only out of reach, too
+            if self._actor is actor:
+                self._actor = None

@@ -236,6 +236,13 @@ def test_async_answers_wait_side_by_side_each_with_a_limit_of_its_own(tmp_path):
     assert elapsed_s < 5.0  # two tries of the one that waits; the others cost nothing beside it
 
 
+@pytest.fixture
+def short_grace(monkeypatch):
+    """A hang of several answers is waited for only a little longer than for one."""
+    monkeypatch.setattr("posttrain.reward.worker.GRACE_S", 0.3)
+
+
+@pytest.mark.usefixtures("short_grace")
 def test_where_one_of_many_blocks_all_it_alone_is_blamed(tmp_path):
     with pool_of(tmp_path, SIDE_BY_SIDE) as pool:
         outcomes = pool.score([{}] * 3, ["a", "block", "abc"])
@@ -243,6 +250,7 @@ def test_where_one_of_many_blocks_all_it_alone_is_blamed(tmp_path):
     assert "no score within" in outcomes[1].message
 
 
+@pytest.mark.usefixtures("short_grace")
 def test_a_reward_of_batches_gets_them_whole_and_one_by_one_after_a_hang(tmp_path):
     with pool_of(tmp_path, BATCHED) as pool:
         whole = pool.score([{}] * 3, ["a", "broken", "b"])
