@@ -13,10 +13,12 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from posttrain.cluster.trainers import note_place
 from posttrain.errors import StageFailed
 
 TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
@@ -68,8 +70,8 @@ def fit(
 class _SmallGroup(DataParallelTrainer):
     """Run by the process that calls it, an actor, and without three processes that every group of
     trainers would wait for, two to four seconds each: the one that hands out Ray Data sets, of
-    which there are none here, the one that frees a dead controller's resources, which Ray does
-    anyway, and the one that asks for more nodes, which Ray does for a group that finds no place.
+    which there are none here, the one that frees a dead controller's places, which the launcher
+    does, and the one that asks for more nodes, which Ray does for a group that finds no place.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -78,9 +80,23 @@ class _SmallGroup(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
         parts["scaling_policy"] = _FixedSize(parts["scaling_policy"].scaling_config)
-        controller = TrainController(**parts)
+        controller = _Controller(**parts)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+class _NotedPlaces(WorkerGroup):
+    """Written down: whoever finds this process dead frees them, if Ray has not."""
+
+    def _create_placement_group(self, *args: Any) -> Any:
+        handle = super()._create_placement_group(*args)
+        folder = Path(str(self._train_run_context.run_config.storage_path))
+        note_place(folder, handle.placement_group.id.hex())
+        return handle
+
+
+class _Controller(TrainController):
+    worker_group_cls = _NotedPlaces
 
 
 class _FixedSize(FixedScalingPolicy):

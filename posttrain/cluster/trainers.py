@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
 from ray.exceptions import RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from posttrain.cluster import calls
 
 TRAINER_GROUP = "posttrain.cluster.trainer_group"  # imports Ray Train, seconds
 MOST_STAGES = 64  # that train at a time
 RESTARTS = 3  # of one stage's groups, after the actor died that ran them
+PLACES_FILE = ".placement_groups"  # in the stage's folder, while its trainers run
 
 
 class TrainerGroups:
@@ -45,8 +48,8 @@ class Trainers:
     """The actor of one run, started when it is wanted and again where it died: its trainers die
     with it, and others go on from their last checkpoint. Thread-safe.
 
-    `options` are Ray's for the actor. Ray is not to restart it: one that it restarts keeps the
-    places of its old trainers for ever.
+    `options` are Ray's for the actor. Ray is not to restart it: then it lets the old trainers keep
+    their places for ever.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -71,15 +74,19 @@ class Trainers:
 
         See posttrain.cluster.trainer_group.fit. Raises StageFailed, ProcessDied.
         """
+        places = directory / PLACES_FILE
+        places.unlink(missing_ok=True)  # of another cluster
         for left in reversed(range(1 + RESTARTS)):
             actor = self._alive()
             try:
                 ray.get(actor.fit.remote(worker, config, num_workers, gpus, directory, together))
+                places.unlink(missing_ok=True)
                 return
             except RayError as error:
                 if not left or not isinstance(error, RayActorError):
                     raise calls.ours(error, "the trainers") from error
                 self._bury(actor)
+                _free(places)
 
     def _alive(self) -> Any:
         with self._lock:
@@ -96,3 +103,19 @@ class Trainers:
             ray.kill(actor)  # one that was only out of reach, too
             if self._actor is actor:
                 self._actor = None
+
+
+def note_place(directory: Path, placement_group: str) -> None:
+    """Called by the actor; `placement_group` is its number in hexadecimal digits."""
+    with (directory / PLACES_FILE).open("a") as file:
+        file.write(f"{placement_group}\n")
+
+
+def _free(places: Path) -> None:
+    """Places that a dead actor's trainers had. Ray frees them too, but for those that it is just
+    moving off a dead node: nobody could ever have them again.
+    """
+    if places.exists():
+        for number in places.read_text().split():
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(number))))
+        places.unlink()

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 from conftest import PATIENCE_S, Workplace
 
@@ -104,7 +105,9 @@ class OnlineRun:
         self.place.wait_for(lambda: self.steps_done() >= step, self.process)
 
     def victims(self, kind: str) -> list[int]:
-        return list(self.place.processes(VICTIMS[kind]))
+        """Not what one of them has just forked, which for a moment bears its name."""
+        found = list(self.place.processes(VICTIMS[kind]))
+        return [process for process in found if _parent(process) not in found]
 
     def kill(self, kind: str) -> int:
         """kill -9 the process of that kind; its process id. Waits for one to be there."""
@@ -163,6 +166,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
         return []
     content = path.read_bytes()
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def _parent(process: int) -> int | None:
+    try:
+        return psutil.Process(process).ppid()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def series(rows: list[dict[str, Any]], name: str) -> list[float]:
