@@ -27,7 +27,7 @@ def run(workplace):
         f"{wikitext}={text}",
         "suites.abilities.prompts_per_task=4",
         *(f"stages.{stage}.steps=4" for stage in ("sft", "rm", "dpo", "align")),
-        *(f"stages.{stage}.batch.rows=16" for stage in ("sft", "rm", "dpo")),
+        *(f"stages.{stage}.batch.rows=8" for stage in ("sft", "rm", "dpo")),
         "stages.sft.algorithm.lr=1e-3",
         "stages.rm.algorithm.lr=1e-3",
         "stages.rm.members=2",
