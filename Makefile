@@ -19,8 +19,9 @@ unexport PYTHONDONTWRITEBYTECODE
 quickstart: setup
 	@echo "[2/2] posttrain run quickstart" && $(BIN)/posttrain run quickstart
 
-# Two processes of a thread each, a file of tests at a time. The long ones, tests/integration, come first.
-TEST_PROCESSES ?= 2
+# A file of tests at a time; the long ones, tests/integration, come first. Three processes, of a thread each, keep two
+# cores busy: runs often wait, for one another's deaths not least.
+TEST_PROCESSES ?= 3
 test: setup lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 

@@ -32,13 +32,12 @@ NOISE = 0.02  # of that average; undisturbed runs of three seeds lay between .99
 MOST_WAIT_S = 3.0  # after the step: what dies may still be starting, or be just about to save
 
 
-def test_whatever_dies_whenever(workplace):
+def test_whatever_dies_whenever(workplace, calm_workplace):
     dice = random.Random(SEED)
     steps = max(FEWEST_STEPS, STEPS_PER_DEATH * DEATHS)
     print(f"\nCHAOS_SEED={SEED}: {DEATHS} deaths over {steps} steps")
-    calm = OnlineRun(workplace, steps=steps, tokens=48, name="calm", **LEARNING)
-    calm.run()
-    calm.finish()
+    calm = OnlineRun(calm_workplace, steps=steps, tokens=48, **LEARNING)
+    calm.run()  # beside the other, which often waits for something to start
     run = OnlineRun(workplace, steps=steps, tokens=48, **LEARNING)
     run.run()
     run.wait_for_step(1)
@@ -61,6 +60,7 @@ def test_whatever_dies_whenever(workplace):
         run.kill(victim)
     said = run.finish()
     print(said[-600:])
+    calm.finish()
     run.check_records()
     learnt, undisturbed = (each.reward_at_the_end(END_STEPS) for each in (run, calm))
     print(f"reward at the end: {learnt:.3f}, undisturbed {undisturbed:.3f}")

@@ -223,9 +223,15 @@ def findings_of(program: str, folder: Path, *words: str) -> dict[str, Any]:
     return json.loads(last)
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    place = Workplace(tmp_path_factory.mktemp("workplace"))
+@contextmanager
+def new_workplace(path: Path) -> Iterator[Workplace]:
+    place = Workplace(path)
     yield place
     for process in place.processes():  # of a test that failed half-way
         os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    with new_workplace(tmp_path_factory.mktemp("workplace")) as place:
+        yield place
