@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 UNWANTED = ("sklearn", "scipy", "wandb")
-"""What transformers and TRL import where it happens to be there, and nothing of ours needs from
-them: a fifth of their time. (scikit-learn comes with the evaluation harness; the tracker alone,
-which imports neither of them, speaks to W&B.)"""
+"""What transformers, TRL and vLLM import where it happens to be there, and nothing of ours needs
+from them: a fifth of their time. (scikit-learn and SciPy come with the evaluation harness; the
+tracker alone, which imports none of the three, speaks to W&B.)"""
 
 atexit.register(gc.unfreeze)  # or libraries complain of leaks as the process ends
 
@@ -35,6 +35,7 @@ def lean_imports() -> Iterator[None]:
         if len(sys.modules) > known:
             gc.freeze()
         for name in hidden:
-            del sys.modules[name]
+            if sys.modules.get(name, True) is None:  # another thread may have been here
+                sys.modules.pop(name, None)
         if was_on:
             gc.enable()
