@@ -33,7 +33,7 @@ from posttrain.cluster.train_workers import (
     raise_failure,
     trainer_starts,
 )
-from posttrain.cluster.trainers import Trainers
+from posttrain.cluster.trainers import TrainerGroup, Trainers
 from posttrain.errors import PosttrainError, StageFailed
 from posttrain.ports import EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, OfflineJob, OnlineJob, ScoringJob
@@ -110,12 +110,14 @@ class RayLauncher:
         tracker.event("waiting", text="starting the trainer")
         with self._registered(job.stage, directory, None):
             self._fit(
-                offline_worker,
-                {"job": job, "directory": job.directory, "tracker": tracker},
-                job.num_trainers,
-                job.gpus_per_trainer,
-                directory,
-                together=job.kind != "reward_model",
+                TrainerGroup(
+                    offline_worker,
+                    {"job": job, "directory": job.directory, "tracker": tracker},
+                    job.num_trainers,
+                    job.gpus_per_trainer,
+                    directory,
+                    together=job.kind != "reward_model",
+                )
             )
         return self._outcome(directory, "reward_models" if job.kind == "reward_model" else "model")
 
@@ -169,7 +171,16 @@ class RayLauncher:
         crew = EngineCrew(lease, coordinator, str(directory / JOURNALS), tracker)
         try:
             with crew, self._registered(job.stage, directory, coordinator):
-                self._fit(online_worker, config, job.num_trainers, job.gpus_per_trainer, directory)
+                self._fit(
+                    TrainerGroup(
+                        online_worker,
+                        config,
+                        job.num_trainers,
+                        job.gpus_per_trainer,
+                        directory,
+                        together=True,
+                    )
+                )
         finally:
             self._end_coordinator(coordinator, crew)
 
@@ -199,20 +210,12 @@ class RayLauncher:
         finally:
             ray.kill(coordinator)
 
-    def _fit(
-        self,
-        worker: Callable[[dict[str, Any]], None],
-        config: dict[str, Any],
-        num_workers: int,
-        gpus: int,
-        directory: Path,
-        together: bool = True,
-    ) -> None:
-        """`together`: the workers train one model, as ranks of one process group."""
-        self._require_room("trainers", num_workers, num_workers * gpus)
-        (directory / FAILURE_FILE).unlink(missing_ok=True)  # of an attempt whose driver was killed
-        self._trainers.fit(worker, config, num_workers, gpus, directory, together)
-        raise_failure(directory)
+    def _fit(self, group: TrainerGroup) -> None:
+        workers = group.num_workers
+        self._require_room("trainers", workers, workers * group.gpus)
+        (group.directory / FAILURE_FILE).unlink(missing_ok=True)  # a killed driver may have left it
+        self._trainers.fit(group)
+        raise_failure(group.directory)
 
     def _require_room(self, what: str, cpus: int, gpus: int) -> None:
         """Ray would wait for ever for a placement that cannot be."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,37 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from posttrain.cluster.trainers import note_place
+from posttrain.cluster.trainers import TrainerGroup, note_place
 from posttrain.errors import StageFailed
 
 TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
 UNWANTED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
-def fit(
-    worker: Callable[[dict[str, Any]], None],
-    config: dict[str, Any],
-    num_workers: int,
-    gpus: int,
-    directory: Path,
-    together: bool = True,
-) -> None:
-    """Run `worker(config)` in `num_workers` processes of `gpus` GPUs each and wait for all.
+def fit(group: TrainerGroup) -> None:
+    """Run it and wait for all its processes.
 
-    `together`: the workers train one model, as ranks of one process group. A process that dies is
-    started again, all of its group with it. Raises StageFailed where they die too often; errors of
-    the worker's own are for it to leave in `directory`.
+    One that dies is started again, all of its group with it. Raises StageFailed where they die too
+    often; errors of the worker's own are for it to leave in the stage's folder.
     """
     trainer = _SmallGroup(
-        worker,
-        train_loop_config=config,
+        group.worker,
+        train_loop_config=group.config,
         scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
+            num_workers=group.num_workers,
+            use_gpu=group.gpus > 0,
+            resources_per_worker={"CPU": 1, **({"GPU": group.gpus} if group.gpus else {})},
         ),
         run_config=RunConfig(
             name="ray_train",
-            storage_path=str(directory),
+            storage_path=str(group.directory),
             failure_config=FailureConfig(
                 max_failures=TRAINER_RESTARTS, controller_failure_limit=TRAINER_RESTARTS
             ),
         ),
-        backend_config=TorchConfig(backend="nccl" if gpus else "gloo") if together else None,
+        backend_config=TorchConfig(backend="nccl" if group.gpus else "gloo")
+        if group.together
+        else None,
     )
     try:
         trainer.fit()

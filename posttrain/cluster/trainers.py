@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,18 @@ RESTARTS = 3  # of one stage's groups, after the actor died that ran them
 PLACES_FILE = ".placement_groups"  # in the stage's folder, while its trainers run
 
 
+@dataclass(frozen=True, slots=True)
+class TrainerGroup:
+    """`num_workers` processes of `gpus` GPUs each, which run `worker(config)`."""
+
+    worker: Callable[[dict[str, Any]], None]
+    config: dict[str, Any]
+    num_workers: int
+    gpus: int
+    directory: Path  # of the stage
+    together: bool  # they train one model, as ranks of one process group
+
+
 class TrainerGroups:
     """Actor: Ray Train's controllers, each in a thread. In a process of its own every stage's would
     import Ray Train anew, four seconds of processor time.
@@ -29,19 +42,11 @@ class TrainerGroups:
     def __init__(self) -> None:
         import_module(TRAINER_GROUP)
 
-    def fit(
-        self,
-        worker: Callable[[dict[str, Any]], None],
-        config: dict[str, Any],
-        num_workers: int,
-        gpus: int,
-        directory: Path,
-        together: bool,
-    ) -> None:
+    def fit(self, group: TrainerGroup) -> None:
         """See posttrain.cluster.trainer_group.fit."""
         from posttrain.cluster.trainer_group import fit
 
-        fit(worker, config, num_workers, gpus, directory, together)
+        fit(group)
 
 
 class Trainers:
@@ -61,25 +66,17 @@ class Trainers:
         """Start the actor beside what comes before the first training: it takes seconds."""
         self._alive()
 
-    def fit(
-        self,
-        worker: Callable[[dict[str, Any]], None],
-        config: dict[str, Any],
-        num_workers: int,
-        gpus: int,
-        directory: Path,
-        together: bool,
-    ) -> None:
-        """Run `worker(config)` in a group and wait for its end, however long it takes.
+    def fit(self, group: TrainerGroup) -> None:
+        """Run it and wait for its end, however long it takes.
 
         See posttrain.cluster.trainer_group.fit. Raises StageFailed, ProcessDied.
         """
-        places = directory / PLACES_FILE
+        places = group.directory / PLACES_FILE
         places.unlink(missing_ok=True)  # of another cluster
         for left in reversed(range(1 + RESTARTS)):
             actor = self._alive()
             try:
-                ray.get(actor.fit.remote(worker, config, num_workers, gpus, directory, together))
+                ray.get(actor.fit.remote(group))
                 places.unlink(missing_ok=True)
                 return
             except RayError as error:

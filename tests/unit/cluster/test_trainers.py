@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from posttrain.cluster import trainers
-from posttrain.cluster.trainers import PLACES_FILE, RESTARTS, Trainers, note_place
+from posttrain.cluster.trainers import PLACES_FILE, RESTARTS, TrainerGroup, Trainers, note_place
 from posttrain.errors import ProcessDied, StageFailed
 
 NUMBERS = ["0a" * 18, "0b" * 18]
@@ -30,9 +30,9 @@ class Ray:
         self.started += 1
         return SimpleNamespace(name=self.started, fit=SimpleNamespace(remote=self._fit))
 
-    def _fit(self, worker, config, num_workers, gpus, directory, together):
+    def _fit(self, group):
         for number in self.places:
-            note_place(directory, number)
+            note_place(group.directory, number)
 
     def get(self, reference):
         error = self.ends.pop(0)
@@ -50,7 +50,7 @@ def fit(monkeypatch, tmp_path):
         monkeypatch.setattr(
             trainers, "remove_placement_group", lambda group: ray.freed.append(group.id.hex())
         )
-        Trainers({"max_restarts": 0}).fit(print, {}, 1, 0, tmp_path, True)
+        Trainers({}).fit(TrainerGroup(print, {}, 1, 0, tmp_path, together=True))
 
     return fit
 
