@@ -42,29 +42,28 @@ def load_model(
     transformers knows. Architectures that packed attention does not cover get sdpa, which is right
     for packed rows as well, only slower. Raises InputError for folders that hold no model.
     """
-    with lean_imports():
-        from transformers import AutoModelForCausalLM
-
-    model, missing = from_folder(AutoModelForCausalLM, path, precision, attention)
+    model, missing = from_folder("AutoModelForCausalLM", path, precision, attention)
     if missing:  # transformers would fill them with random numbers and go on
         raise InputError(_missing(path, missing))
     return model
 
 
 def from_folder(
-    kind: Any, path: str | Path, precision: str | None, attention: str = "packed", **changes: Any
+    kind: str, path: str | Path, precision: str | None, attention: str = "packed", **changes: Any
 ) -> tuple[Any, list[str]]:
-    """(model, names of weights that the folder lacks), read by one of transformers' Auto classes.
+    """(model, names of weights that the folder lacks), read by transformers' Auto class `kind`.
 
     `changes` are of its configuration. Other arguments and errors as of `load_model`.
     """
     with lean_imports():
-        from transformers import AutoConfig
+        import transformers
+
+        auto_class, auto_config = getattr(transformers, kind), transformers.AutoConfig
 
     require_model_folder(path)
     no_progress_bars()
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False, **changes)
-    model, loading = kind.from_pretrained(
+    config = auto_config.from_pretrained(path, trust_remote_code=False, **changes)
+    model, loading = auto_class.from_pretrained(
         path,
         config=config,
         dtype="auto" if precision is None else DTYPES[precision],

@@ -27,13 +27,11 @@ def new_reward_model(path: str | Path, seed: int, pad_id: int) -> Any:
     2009.01325, appendix B). A folder of a reward model keeps its head. Raises InputError for
     folders that hold neither.
     """
-    from transformers import AutoModelForSequenceClassification
-
     require_model_folder(path)
     labels = num_labels(path)
     if labels not in (None, 1):
         raise InputError(_no_reward_model(path, f"has {labels} labels; a reward is one number"))
-    model, missing = from_folder(AutoModelForSequenceClassification, path, "fp32", num_labels=1)
+    model, missing = from_folder("AutoModelForSequenceClassification", path, "fp32", num_labels=1)
     missing = [name for name in missing if name != "score.weight"]
     if missing:
         raise InputError(_no_reward_model(path, f"lacks {missing[0]}"))
@@ -51,12 +49,10 @@ def new_reward_model(path: str | Path, seed: int, pad_id: int) -> Any:
 
 def load_reward_model(path: str | Path, precision: str | None = "fp32") -> Any:
     """A trained reward model from its folder, on the CPU, in evaluation mode, for packed rows."""
-    from transformers import AutoModelForSequenceClassification
-
     require_model_folder(path)
     if num_labels(path) != 1:
         raise InputError(_no_reward_model(path, "is no sequence-classification model of one label"))
-    model, missing = from_folder(AutoModelForSequenceClassification, path, precision)
+    model, missing = from_folder("AutoModelForSequenceClassification", path, precision)
     if missing:
         raise InputError(_no_reward_model(path, f"lacks {missing[0]}"))
     return model

@@ -50,15 +50,15 @@ def load_value_model(path: str | Path, precision: str = "fp32") -> ValueModel:
     from a causal language model with its layers and a head that says 0. Raises InputError for
     folders that hold neither, and for classifiers with more than one label.
     """
-    from transformers import AutoModelForSequenceClassification
-
     require_model_folder(path)
     labels = num_labels(path)
     if labels not in (None, 1):
         raise _no_critic(
             path, f"the sequence-classification model has {labels} labels; a critic says one number"
         )
-    model, missing = from_folder(AutoModelForSequenceClassification, path, precision, num_labels=1)
+    model, missing = from_folder(
+        "AutoModelForSequenceClassification", path, precision, num_labels=1
+    )
     own_head = [] if labels else ["score.weight"]  # not yet in a causal language model's folder
     missing = [name for name in missing if name not in own_head]
     if missing:

@@ -61,10 +61,9 @@ class OnlineRun:
         checkpoint_every: int = 5,
         lr: float = 1e-5,
         schedule: str = "constant",
-        name: str = "",
     ) -> None:
         self.place = place
-        self.name = f"{place.name}-{name}" if name else place.name
+        self.name = place.name
         self.steps, self.batch, self.staleness = steps, batch, staleness
         values = {
             "NAME": self.name, "PROMPTS": batch[0], "SAMPLES": batch[1], "STEPS": steps,
@@ -74,7 +73,7 @@ class OnlineRun:
         text = PIPELINE
         for key, value in values.items():
             text = text.replace(key, str(value))
-        self._file = f"online{name}.yaml"
+        self._file = "online.yaml"
         (place.path / self._file).write_text(text)
         self.process: subprocess.Popen | None = None
         self.said = ""

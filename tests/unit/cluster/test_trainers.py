@@ -23,7 +23,6 @@ class Ray:
         return self
 
     def options(self, **options):
-        self.asked = options
         return SimpleNamespace(remote=self._start)
 
     def _start(self):
