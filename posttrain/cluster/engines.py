@@ -2,7 +2,7 @@
 
 An engine takes seconds to start and milliseconds to take other weights, so engines are leased by
 what makes them interchangeable (architecture, tokenizer, number format, lengths) and given back
-afterwards.
+afterwards. There an engine stays for as long as nobody else wants its room.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from posttrain.cluster.actors import EngineActor
 from posttrain.cluster.engine_place import EnginePlace, require_one_memory
 from posttrain.cluster.handles import ENGINE_START_S, EngineHandle
 from posttrain.errors import EngineFailed, InputError, PosttrainError
+from posttrain.pipeline.room import Room
 from posttrain.ports import EngineSpec
 from posttrain.weight_sync.model_folder import NOT_ARCHITECTURE
 
@@ -45,6 +46,7 @@ class _Pooled:
     key: str
     handle: EngineHandle
     started: Any  # reference to the answer of start()
+    room: Room
     busy: bool = False
     ready: bool = False
     place: EnginePlace = field(default_factory=EnginePlace)
@@ -97,10 +99,16 @@ class Lease:
 
 
 class EnginePool:
-    """Starts, lends and ends engines. Safe to use from several threads."""
+    """Starts, lends and ends engines. Safe to use from several threads.
 
-    def __init__(self) -> None:
+    `cluster` says what the cluster has, in use or not.
+    """
+
+    def __init__(self, cluster: Callable[[], Room]) -> None:
+        self._cluster = cluster
         self._engines: list[_Pooled] = []
+        self._claims: list[Room] = []
+        self._brief: list[Room] = []  # claims too, of work that can wait for one another's end
         self._lock = threading.Lock()
         self._num_started = 0
 
@@ -131,6 +139,42 @@ class EnginePool:
                     engine.busy = False
                     if not sound:  # whatever went wrong may have left it paused or half-loaded
                         self._end(engine)
+                self._give_way()
+
+    @contextmanager
+    def room_for(self, wanted: Room, *, brief: bool = False) -> Iterator[None]:
+        """Around other processes' work: no idle engine keeps them waiting, now or later.
+
+        Ray ends nothing to make room: they would wait for an engine that waits for nobody. Of
+        `brief` work the largest piece must fit: to wait for another is shorter than to start an
+        engine.
+        """
+        claims = self._brief if brief else self._claims
+        with self._lock:
+            claims.append(wanted)
+            self._give_way()
+        try:
+            yield
+        finally:
+            with self._lock:
+                claims.remove(wanted)
+
+    def _give_way(self) -> None:
+        """End idle engines, those that started last first, until all that is claimed fits."""
+        for engine in reversed([each for each in self._engines if not each.busy]):
+            if self._fits():
+                return
+            self._end(engine)
+
+    def _fits(self) -> bool:
+        there = self._cluster()
+        held = [*self._claims, *(engine.room for engine in self._engines)]
+        cpus = max((each.cpus for each in self._brief), default=0)
+        gpus = max((each.gpus for each in self._brief), default=0)
+        return (
+            sum(each.cpus for each in held) + cpus <= there.cpus
+            and sum(each.gpus for each in held) + gpus <= there.gpus
+        )
 
     def distrust(self, names: Sequence[str]) -> None:
         """End engines that did not come back from their work."""
@@ -182,7 +226,8 @@ class EnginePool:
             .options(num_cpus=spec.cpus, num_gpus=spec.gpus, max_concurrency=4096)
             .remote(spec, name)
         )
-        return _Pooled(key, EngineHandle(actor, name), actor.start.remote())
+        room = Room(spec.cpus, spec.gpus)
+        return _Pooled(key, EngineHandle(actor, name), actor.start.remote(), room)
 
     def _prepared(self, engine: _Pooled, spec: EngineSpec) -> _Pooled:
         """The engine with the spec's weights; a fresh one where it died since its last use."""

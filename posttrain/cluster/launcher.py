@@ -24,6 +24,7 @@ from posttrain.cluster.handles import (
     TrackerHandle,
 )
 from posttrain.cluster.offline_stages import put_together
+from posttrain.cluster.room import room_now
 from posttrain.cluster.session import ClusterSession
 from posttrain.cluster.train_workers import (
     FAILURE_FILE,
@@ -35,6 +36,7 @@ from posttrain.cluster.train_workers import (
 )
 from posttrain.cluster.trainers import TrainerGroup, Trainers
 from posttrain.errors import PosttrainError, StageFailed
+from posttrain.pipeline.room import Room
 from posttrain.ports import EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, OfflineJob, OnlineJob, ScoringJob
 
@@ -52,7 +54,7 @@ class RayLauncher:
         self, session: ClusterSession, run_directory: Path, wandb_settings: Mapping[str, Any]
     ) -> None:
         self._session = session
-        self._pool = EnginePool()
+        self._pool = EnginePool(room_now)
         self._tracker: Any = (
             ray.remote(TrackerActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -82,10 +84,11 @@ class RayLauncher:
     # -- running --------------------------------------------------------------------------------
 
     def call(
-        self, function: Callable[..., Any], *args: Any, cpus: float = 1, deadline_s: float = 7200
+        self, function: Callable[..., Any], *args: Any, cpus: int = 1, deadline_s: float = 7200
     ) -> Any:
-        reference = ray.remote(function).options(num_cpus=cpus, max_retries=1).remote(*args)
-        return calls.get(reference, deadline_s, f"{function.__name__} to finish")
+        with self._pool.room_for(Room(cpus, 0), brief=True):
+            reference = ray.remote(function).options(num_cpus=cpus, max_retries=1).remote(*args)
+            return calls.get(reference, deadline_s, f"{function.__name__} to finish")
 
     @contextmanager
     def engines(self, spec: EngineSpec, count: int) -> Iterator[Sequence[EngineHandle]]:
@@ -96,11 +99,8 @@ class RayLauncher:
     def scorer(
         self, job: ScoringJob, tracker: Tracker, other_gpus: int = 0
     ) -> Iterator[ScorerHandle]:
-        actor = self._start_rewards(job, other_gpus, tracker)
-        try:
+        with self._rewards(job, other_gpus, tracker) as actor:
             yield ScorerHandle(actor)
-        finally:
-            ray.kill(actor)
 
     def prewarm(self, spec: EngineSpec, count: int) -> None:
         self._pool.prewarm(spec, count)
@@ -129,12 +129,11 @@ class RayLauncher:
         tracker.event("waiting", text=f"starting {job.num_engines} engine(s) and the trainer")
         (directory / JOURNALS).mkdir(exist_ok=True)
         others = job.num_engines * job.engine.gpus + job.num_trainers * job.gpus_per_trainer
-        rewards = self._start_rewards(job.scoring, others, tracker)
-        try:
-            with self._pool.lease(job.engine, job.num_engines) as lease:
-                self._train_online(job, lease, rewards, tracker)
-        finally:
-            ray.kill(rewards)
+        with (
+            self._rewards(job.scoring, others, tracker) as rewards,
+            self._pool.lease(job.engine, job.num_engines) as lease,
+        ):
+            self._train_online(job, lease, rewards, tracker)
         outcome = self._outcome(directory)
         if outcome == "done":
             shutil.rmtree(directory / JOURNALS)  # every rollout trained on is in rollouts/
@@ -184,21 +183,27 @@ class RayLauncher:
         finally:
             self._end_coordinator(coordinator, crew)
 
-    def _start_rewards(self, job: ScoringJob, other_gpus: int, tracker: Tracker) -> Any:
-        """`other_gpus`: of what runs beside it."""
+    @contextmanager
+    def _rewards(self, job: ScoringJob, other_gpus: int, tracker: Tracker) -> Iterator[Any]:
+        """The actor that scores, for the block. `other_gpus`: of what runs beside it."""
         gpus = job.gpus + sum(spec.gpus for spec in job.judges.values())
         # All at once: Ray would wait for ever for the last of them.
         self._require_room("engines, trainers, judges and reward models", 0, other_gpus + gpus)
-        return (
-            ray.remote(RewardActor)
-            .options(
-                num_cpus=0,
-                num_gpus=gpus,
-                max_restarts=REWARD_RESTARTS,
-                max_task_retries=-1,
+        with self._pool.room_for(Room(0, gpus)):
+            actor: Any = (
+                ray.remote(RewardActor)
+                .options(
+                    num_cpus=0,
+                    num_gpus=gpus,
+                    max_restarts=REWARD_RESTARTS,
+                    max_task_retries=-1,
+                )
+                .remote(job, packed(tracker))
             )
-            .remote(job, packed(tracker))
-        )
+            try:
+                yield actor
+            finally:
+                ray.kill(actor)
 
     def _end_coordinator(self, coordinator: Any, crew: EngineCrew) -> None:
         """Engines come back to the pool; one that does not makes the stage's lease unsound."""
@@ -211,20 +216,20 @@ class RayLauncher:
             ray.kill(coordinator)
 
     def _fit(self, group: TrainerGroup) -> None:
-        workers = group.num_workers
-        self._require_room("trainers", workers, workers * group.gpus)
+        wanted = Room(group.num_workers, group.num_workers * group.gpus)
+        self._require_room("trainers", wanted.cpus, wanted.gpus)
         (group.directory / FAILURE_FILE).unlink(missing_ok=True)  # a killed driver may have left it
-        self._trainers.fit(group)
+        with self._pool.room_for(wanted):
+            self._trainers.fit(group)
         raise_failure(group.directory)
 
     def _require_room(self, what: str, cpus: int, gpus: int) -> None:
         """Ray would wait for ever for a placement that cannot be."""
-        total = ray.cluster_resources()
-        wanted = {"CPU": float(cpus), "GPU": float(gpus)}
-        for name, count in wanted.items():
-            if count > total.get(name, 0.0):
+        there = room_now()
+        for name, count, total in (("CPU", cpus, there.cpus), ("GPU", gpus, there.gpus)):
+            if count > total:
                 raise StageFailed(
-                    f"wants {count:g} {name}s for {what}, the cluster has {total.get(name, 0):g}",
+                    f"wants {count} {name}s for {what}, the cluster has {total}",
                     help="resources: {trainers: ...} of the stage, or a larger cluster",
                 )
 

@@ -20,6 +20,12 @@ def nodes_now() -> list[Room]:
     return [Room(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in alive]
 
 
+def room_now() -> Room:
+    """What all living nodes have together."""
+    nodes = nodes_now()
+    return Room(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
+
+
 def require_room(
     missing: Callable[[Sequence[Room]], list[Problem]],
     wanted: Iterable[Held],

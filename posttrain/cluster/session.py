@@ -132,10 +132,13 @@ class ClusterSession:
         self._clean()
 
     def beside_the_driver(self) -> dict[str, Any]:
-        """Options of an actor that is to die with as few nodes as can be, and runs Ray Train."""
+        """Options of an actor that is to die with this node only, and runs Ray Train.
+
+        Not `soft`: then Ray puts it on other nodes whenever this one is busy.
+        """
         node = ray.get_runtime_context().get_node_id()
         options: dict[str, Any] = {
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)
         }
         if self._address:  # a local cluster's processes inherit this one's environment
             options["runtime_env"] = {"env_vars": train_settings()}

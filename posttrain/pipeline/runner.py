@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.config.offline import OfflineStage
-from posttrain.config.pipeline import EvaluateStage, OnlineRlStage
+from posttrain.config.load import LoadedPipeline
 from posttrain.config.tasks import suite_tasks
 from posttrain.errors import GateFailed, Interrupted
 from posttrain.pipeline.gates import Gate, evaluate_gate, parse_gate, resolve_gate
@@ -24,6 +23,7 @@ from posttrain.pipeline.results import (
     recommended,
     task_values,
 )
+from posttrain.pipeline.room import held
 from posttrain.pipeline.scheduler import Job, run_jobs
 from posttrain.pipeline.stage_run import StageLauncher, StageRunner
 from posttrain.pipeline.store import RunFolder, write_json
@@ -102,7 +102,7 @@ class Runner:
         for stage in self.plan.stages:
             needs = {f"stage {need}" for need in stage.needs}
             needs |= {f"gates {need}" for need in stage.needs if self.plan[need].stage.gates}
-            uses = _resources(stage)
+            uses = _resources(stage, self.plan.loaded)
             jobs.append(
                 Job(f"stage {stage.name}", _bind(self._stages.run, stage), frozenset(needs), uses)
             )
@@ -189,15 +189,9 @@ def _bind(method: Any, planned: PlannedStage) -> Any:
     return lambda: method(planned)
 
 
-def _resources(planned: PlannedStage) -> dict[str, int]:
-    """What a stage occupies: trainer stages take turns, engines are counted."""
+def _resources(planned: PlannedStage, loaded: LoadedPipeline) -> dict[str, int]:
+    """What a stage occupies: those that train take turns, engines are counted."""
     if planned.kept:
         return {}
-    stage = planned.stage
-    if isinstance(stage, OfflineStage):
-        return {"trainers": 1}
-    if isinstance(stage, OnlineRlStage):
-        return {"trainers": 1, "engines": stage.resources.engines or 10**9}
-    if isinstance(stage, EvaluateStage):
-        return {"engines": 1}
-    return {}
+    wants = held(planned.stage, loaded.cluster, loaded.base_dir)
+    return {"trainers": int(wants.trainers > 0), "engines": wants.engines}

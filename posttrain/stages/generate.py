@@ -44,8 +44,7 @@ def run(
 ) -> str:
     """Generate, score, select; returns "done" or "stopped"."""
     model_path = context.inputs[stage.model].path
-    answer_tokens = stage.sampling.max_new_tokens
-    room = context_length(model_path) - answer_tokens
+    room = context_length(model_path) - stage.sampling.max_new_tokens
     prompts = prompts_of_stage(model_path, stage.data, room, context)
     module = load_plugin("selection", selection.name, selection.base_dir)
     own: Sequence[Rollout | None] = [None] * len(prompts)
@@ -54,8 +53,20 @@ def run(
     folder = DatasetFolder(context.directory / "dataset")
     folder.begin(prompts)
     work = _Work(stage, prompts, own, folder, context)
-    longest = max(len(prompt.token_ids) for prompt in prompts) + answer_tokens
-    spec = engine_spec(context.cluster, model_path, longest)
+    if work.left:
+        _generate(work, scored_by, model_path)
+    if work.left:
+        return "stopped"
+    context.launcher.call(keep_tokenizer, model_path, str(folder.tokenizer))
+    select_rows(stage, selection, folder, context)
+    return "done"
+
+
+def _generate(work: _Work, scored_by: PluginRef | None, model_path: str) -> None:
+    """Make what is missing, with other engines where some die."""
+    stage, context = work.stage, work.context
+    longest = max(len(prompt.token_ids) for prompt in work.prompts)
+    spec = engine_spec(context.cluster, model_path, longest + stage.sampling.max_new_tokens)
     count = context.cluster.engines_for(stage)
     scoring: Any = nullcontext(None)
     if stage.scored_by is not None and scored_by is not None:
@@ -71,11 +82,6 @@ def run(
                 if attempt == ENGINE_ATTEMPTS:
                     raise
                 context.tracker.event("engine-lost", message=error.message)
-    if work.left:
-        return "stopped"
-    context.launcher.call(keep_tokenizer, model_path, str(folder.tokenizer))
-    select_rows(stage, selection, folder, context)
-    return "done"
 
 
 @dataclass(slots=True)

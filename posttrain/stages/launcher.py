@@ -42,7 +42,7 @@ class Launcher(Protocol):
     """Runs functions in processes. The only thing that stages know of Ray."""
 
     def call(
-        self, function: Callable[..., Any], *args: Any, cpus: float = 1, deadline_s: float = 7200
+        self, function: Callable[..., Any], *args: Any, cpus: int = 1, deadline_s: float = 7200
     ) -> Any:
         """Run once in a process of its own and return what it returns."""
         ...

@@ -50,6 +50,10 @@ class RayNodes:
     def address(self) -> str:
         return f"http://127.0.0.1:{self._dashboard}"
 
+    @property
+    def head(self) -> psutil.Process:
+        return self._nodes[0]
+
     def __enter__(self) -> RayNodes:
         try:
             head = self._start(

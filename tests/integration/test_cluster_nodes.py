@@ -58,7 +58,9 @@ def survivor(workplace):
         seen["detached"] = (onlooker.communicate(timeout=PATIENCE_S)[1], onlooker.returncode, job)
         run.process = run.follow(job)
         run.wait_for_step(3)
-        seen["nodes"] = [cluster.of(run.victims(kind)[-1]).pid for kind in ("engine", "trainer")]
+        kinds = ("engine", "trainer", "trainer groups")
+        seen["nodes"] = [cluster.of(run.victims(kind)[-1]).pid for kind in kinds]
+        seen["head"] = cluster.head.pid
         cluster.kill(cluster.of(run.victims("engine")[-1]))
         run.wait_for_event("engine-replaced", timeout=PATIENCE_S)
         run.wait_for_step(run.steps_done() + 2)
@@ -77,9 +79,11 @@ def test_nodes_that_are_missing_are_waited_for(survivor):
     assert f"waiting for the cluster: {told}" in survivor[1]["early"]
 
 
-def test_engines_and_trainers_are_on_different_nodes(survivor):
-    engine, trainer = survivor[1]["nodes"]
+def test_engines_and_trainers_are_on_different_nodes_and_what_runs_them_beside_the_driver(survivor):
+    _, seen = survivor
+    engine, trainer, groups = seen["nodes"]
     assert engine != trainer
+    assert groups == seen["head"]
 
 
 def test_each_death_of_a_node_is_told_and_made_good(survivor):

@@ -12,10 +12,12 @@ from posttrain.cluster import nodes
 from posttrain.cluster.engine_place import EnginePlace, ShmAcrossHosts, require_one_memory
 from posttrain.cluster.engines import EnginePool, Lease, _Pooled
 from posttrain.cluster.nodes import sees, unseen
+from posttrain.pipeline.room import Room
 from posttrain.ports import EngineSpec
 from posttrain.weight_sync.shared_directory import memory_name
 
 RUN = Path("/nfs/runs/a")
+SLOT = Room(1, 0)
 
 
 def test_nodes_that_all_see_the_folder() -> None:
@@ -79,9 +81,10 @@ def test_a_replacement_on_another_host_is_refused_and_ended(
     weight_sync: str, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = EngineSpec("m", 64, "fp32", 128, True, 32, 8, weight_sync=weight_sync)
-    old = _Pooled("k", SimpleNamespace(name="0"), None, place=HERE)
-    fresh = _Pooled("k", SimpleNamespace(name="1"), None, place=EnginePlace("node-2", (), "b/1"))
-    pool = EnginePool()
+    old = _Pooled("k", SimpleNamespace(name="0"), None, SLOT, place=HERE)
+    there = EnginePlace("node-2", (), "b/1")
+    fresh = _Pooled("k", SimpleNamespace(name="1"), None, SLOT, place=there)
+    pool = EnginePool(lambda: Room(2, 0))
     ended: list[str] = []
     monkeypatch.setattr(pool, "replace", lambda engine, spec: fresh)
     monkeypatch.setattr(pool, "distrust", ended.extend)

@@ -16,6 +16,7 @@ import yaml
 from posttrain.errors import GateFailed, Interrupted, StageFailed
 from posttrain.loop.admission import AdmissionRule
 from posttrain.pipeline import runner as runner_module
+from posttrain.pipeline import stage_run
 from posttrain.pipeline.plan import RunPlan
 from posttrain.pipeline.runner import Runner
 from posttrain.pipeline.store import RunFolder
@@ -385,6 +386,33 @@ def test_a_stop_saves_what_runs_and_starts_nothing_new(
     assert manifest_of(run_folder, plan, "rlvr")["error"]["code"] == "interrupted"
     runner_of(plan_of(), run_folder, FakeLauncher()).run()
     assert set(states(run_folder, plan).values()) == {"done"}
+
+
+@pytest.mark.parametrize(("resources", "at_once"), [("{}", 1), ("{engines: 1}", 2)])
+def test_stages_that_only_generate_share_the_cluster_s_engines(
+    plan_of: Plans,
+    run_folder: RunFolder,
+    asked: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    resources: str,
+    at_once: int,
+) -> None:
+    running: list[str] = []
+    most: list[int] = []
+
+    def generate(stage: Any, scored_by: Any, selection: Any, context: Any) -> str:
+        running.append(context.name)
+        time.sleep(0.2)
+        most.append(len(running))
+        running.remove(context.name)
+        return "done"
+
+    monkeypatch.setattr(stage_run.generate, "run", generate)
+    text = "kind: generate, model: base, data: {path: microworld/copy, take: 4}, select: best"
+    text += f", resources: {resources}"
+    plan = plan_of("cluster.engines=2", *(f"stages.make{each}={{{text}}}" for each in range(3)))
+    runner_of(plan, run_folder, FakeLauncher()).run()
+    assert max(most) == at_once
 
 
 def test_ticks_come_while_stages_run(

@@ -1,0 +1,118 @@
+"""Which engines stay when nobody uses them. No process is started: a launched engine is a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from posttrain.cluster import engines
+from posttrain.cluster.engine_place import EnginePlace
+from posttrain.pipeline.room import Room
+from posttrain.ports import EngineSpec
+
+
+class Actor:
+    """What the pool calls of an EngineActor's handle."""
+
+    def __init__(self, ended: list[str], name: str) -> None:
+        self.ended, self.name = ended, name
+        self.start = SimpleNamespace(remote=lambda: EnginePlace())
+        self.load_model_folder = SimpleNamespace(remote=lambda path: None)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of the engines that were ended, in order."""
+    names: list[str] = []
+
+    def remote(_: Any) -> Any:
+        def launch(spec: EngineSpec, name: str) -> Actor:
+            return Actor(names, name)
+
+        return SimpleNamespace(
+            options=lambda **_: SimpleNamespace(remote=launch),
+        )
+
+    monkeypatch.setattr(engines.ray, "remote", remote)
+    monkeypatch.setattr(engines.ray, "kill", lambda actor: names.append(actor.name))
+    monkeypatch.setattr(engines.calls, "get", lambda answer, *_: answer)
+    yield names
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> EngineSpec:
+    (tmp_path / "config.json").write_text("{}")
+    return EngineSpec(str(tmp_path), 64, "fp32", 128, True, 32, 8, gpus=1)
+
+
+def pool_of(cpus: int, gpus: int) -> engines.EnginePool:
+    return engines.EnginePool(lambda: Room(cpus, gpus))
+
+
+def test_an_idle_engine_stays_where_there_is_room_for_all(
+    ended: list[str], spec: EngineSpec
+) -> None:
+    pool = pool_of(3, 2)
+    with pool.lease(spec, 1):
+        pass
+    with pool.room_for(Room(2, 1)):
+        pass
+    with pool.lease(spec, 1) as lease:
+        assert [handle.name for handle in lease.handles] == ["0"]
+    assert ended == []
+
+
+@pytest.mark.parametrize("wanted", [Room(1, 2), Room(2, 0)])
+def test_idle_engines_end_the_youngest_first_until_what_is_wanted_fits(
+    ended: list[str], spec: EngineSpec, wanted: Room
+) -> None:
+    pool = pool_of(4, 4)
+    with pool.lease(spec, 3):
+        pass
+    with pool.room_for(wanted):
+        assert ended == ["2"]
+
+
+def test_an_engine_that_is_given_back_while_others_wait_for_its_room_ends(
+    ended: list[str], spec: EngineSpec
+) -> None:
+    pool = pool_of(2, 1)
+    with ExitStack() as claim:
+        with pool.lease(spec, 1):
+            claim.enter_context(pool.room_for(Room(1, 1)))
+            assert ended == []  # in use: it is waited for
+        assert ended == ["0"]
+
+
+def test_claims_of_several_add_up_and_end_with_their_blocks(
+    ended: list[str], spec: EngineSpec
+) -> None:
+    pool = pool_of(4, 3)
+    with pool.lease(spec, 1):
+        pass
+    with pool.room_for(Room(2, 1)):
+        with pool.room_for(Room(1, 1)):
+            assert ended == []
+        with pool.room_for(Room(1, 1)):
+            assert ended == []
+            with pool.room_for(Room(1, 0)):
+                assert ended == ["0"]
+
+
+def test_brief_work_waits_for_one_another_and_ends_an_engine_only_where_none_of_it_fits(
+    ended: list[str], spec: EngineSpec
+) -> None:
+    pool = pool_of(3, 1)
+    with pool.lease(spec, 1):
+        pass
+    one = Room(1, 0)
+    with pool.room_for(one), pool.room_for(one, brief=True):
+        with pool.room_for(one, brief=True):
+            assert ended == []
+        with pool.room_for(one):
+            assert ended == ["0"]
