@@ -10,17 +10,22 @@ from ray.train import Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from posttrain.cluster.trainers import TrainerGroup, note_place
 from posttrain.errors import StageFailed
+from posttrain.pipeline.arithmetic import count
+from posttrain.ports import Tracker
 
 TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
+ROOM_TRIES = 20  # of a minute each: a cluster may have to start a node, or others use it
 UNWANTED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
@@ -28,9 +33,10 @@ def fit(group: TrainerGroup) -> None:
     """Run it and wait for all its processes.
 
     One that dies is started again, all of its group with it. Raises StageFailed where they die too
-    often; errors of the worker's own are for it to leave in the stage's folder.
+    often, or find no room; errors of the worker's own are for it to leave in the stage's folder.
     """
     trainer = _SmallGroup(
+        group,
         group.worker,
         train_loop_config=group.config,
         scaling_config=ScalingConfig(
@@ -42,7 +48,7 @@ def fit(group: TrainerGroup) -> None:
             name="ray_train",
             storage_path=str(group.directory),
             failure_config=FailureConfig(
-                max_failures=TRAINER_RESTARTS, controller_failure_limit=TRAINER_RESTARTS
+                max_failures=TRAINER_RESTARTS, controller_failure_limit=ROOM_TRIES
             ),
         ),
         backend_config=TorchConfig(backend="nccl" if group.gpus else "gloo")
@@ -52,6 +58,11 @@ def fit(group: TrainerGroup) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
+        if _is_no_room(error):
+            raise StageFailed(
+                f"waited {ROOM_TRIES} min for room for {_wanted(group)}: others use the cluster",
+                help="posttrain resume goes on from the last checkpoint",
+            ) from error
         last_line = str(error).strip().splitlines()[-1]
         raise StageFailed(
             f"the trainer's process died more than {TRAINER_RESTARTS} times: {last_line}",
@@ -67,12 +78,17 @@ class _SmallGroup(DataParallelTrainer):
     does, and the one that asks for more nodes, which Ray does for a group that finds no place.
     """
 
+    def __init__(self, group: TrainerGroup, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._group = group
+
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [each for each in callbacks if not isinstance(each, UNWANTED)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
         parts["scaling_policy"] = _FixedSize(parts["scaling_policy"].scaling_config)
+        parts["failure_policy"] = _Patient(parts["failure_policy"].failure_config, self._group)
         controller = _Controller(**parts)
         asyncio.run(controller.run())
         return controller.get_result()
@@ -100,3 +116,33 @@ class _FixedSize(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         pass
+
+
+class _Patient(DefaultFailurePolicy):
+    """Waits longer for room than for a process that comes up, and says so."""
+
+    def __init__(self, settings: FailureConfig, group: TrainerGroup) -> None:
+        super().__init__(settings)
+        self._group = group
+        self._deaths = 0  # before a group was whole
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if _is_no_room(training_failed_error):
+            tracker: Tracker = self._group.config["tracker"]
+            tracker.event("waiting", text=f"room for {_wanted(self._group)}")
+        elif isinstance(training_failed_error, ControllerError):
+            self._deaths += 1
+            if self._deaths > TRAINER_RESTARTS:
+                return FailureDecision.RAISE
+        return super().make_decision(training_failed_error)
+
+
+def _is_no_room(error: TrainingFailedError) -> bool:
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, WorkerGroupStartupTimeoutError
+    )
+
+
+def _wanted(group: TrainerGroup) -> str:
+    each = count(group.gpus, "GPU") if group.gpus else "1 CPU slot"
+    return f"{count(group.num_workers, 'trainer')} of {each}"
