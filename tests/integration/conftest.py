@@ -206,9 +206,9 @@ class Workplace:
             time.sleep(0.5)
 
 
-def findings_of(program: str, folder: Path, *words: str) -> dict[str, Any]:
-    """What a test's own file prints, run as a program: JSON in its last line. vLLM reads its
-    environment once per process, so an engine with other settings has to have one of its own.
+def findings_of(program: Path | str, folder: Path, *words: str) -> dict[str, Any]:
+    """What a program beside the tests, or a test's own file, prints: JSON in its last line. vLLM
+    reads its environment once per process, so an engine with other settings has to have its own.
     """
     done = subprocess.run(
         [sys.executable, program, str(folder), *words],

@@ -1,85 +1,13 @@
-"""Weights that change while a real vLLM engine generates, in a process of their own; transformers
-is the truth. Models with tied and with untied embeddings.
-
-Run as a program (`FOLDER tied|untied`), this file prints its findings as JSON.
-"""
+"""Whole weights that a real vLLM engine takes while it generates: what comes of each swap."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from conftest import findings_of
-
-pytest.importorskip("vllm")
-
-CONTEXT = 128
 VOCABULARY = 64
-
-
-@pytest.fixture(scope="module", params=["tied", "untied"])
-def found(request, tmp_path_factory):
-    """What the program found out."""
-    return findings_of(__file__, tmp_path_factory.mktemp(request.param), request.param)
-
-
-def test_log_probs_are_those_of_the_new_weights(found):
-    assert found["after"]["version"] == 1
-    assert found["after"]["gap"] <= 1e-4
-    assert found["after"]["gap_to_old"] > 0.1
-
-
-def test_64_seeded_answers_survive_a_swap_and_every_token_has_its_version(found):
-    flight = found["flight"]
-    assert flight["answers"] == 64
-    assert flight["changed"] > 16  # the others ended before the swap
-    assert flight["sorted"]
-    assert flight["old_gap"] <= 1e-4
-    assert flight["new_gap"] <= 1e-4
-
-
-def test_the_pause_is_a_small_part_of_the_update(found):
-    assert 0 < found["flight"]["stall_ms"] < 0.5 * found["flight"]["sync_ms"]
-
-
-REFUSED = {
-    "truncated": ("WeightsDiffer", "the weight file is damaged: it should have"),
-    "checksum": ("WeightsDiffer", "the trainer published 00000000"),
-    "other version": ("WeightsDiffer", "told to take version 7, and found version 3 there"),
-    "other attempt": ("WeightsDiffer", "told to take version 3, and found version 3 there"),
-    "missing tensor": ("WeightsDiffer", "1 missing, first model.layers.1.self_attn.k_proj.weight"),
-    "gone": ("WeightsGone", "version 3 is not there any more for engine 0"),
-    "another shape": ("WeightsDiffer", "1 reshaped, first model.norm.weight"),
-}
-
-
-@pytest.mark.parametrize("why", REFUSED)
-def test_a_swap_that_is_refused_leaves_the_old_weights_in_use(found, why):
-    kind, message = REFUSED[why]
-    assert found["refused"][why]["error"] == kind
-    assert message in found["refused"][why]["message"]
-    assert found["refused"][why]["unchanged"]
-    assert found["refused"][why]["version"] == 2
-
-
-def test_a_version_is_taken_after_all_of_that(found):
-    assert found["last"]["version"] == 4
-    assert found["last"]["gap"] <= 1e-4
-
-
-def test_replaced_weights_are_let_go(found):
-    """Without the garbage collector: packed matrices are large, and Python does not see it."""
-    assert found["kept"]["matrices"][0] > 0
-    assert found["kept"]["matrices"][1] == found["kept"]["matrices"][0]
-    assert found["kept"]["notes"][1] == found["kept"]["notes"][0]
-
-
-# -- the program ----------------------------------------------------------------------------------
 
 
 def gap(model, rollout, start=0, end=None) -> float:
@@ -93,20 +21,13 @@ def gap(model, rollout, start=0, end=None) -> float:
     return float((truth - torch.tensor(rollout.logprobs))[start:end].abs().max())
 
 
-class Program:
-    def __init__(self, folder: Path, tied: bool) -> None:
-        from posttrain.ports import EngineSpec
-        from posttrain.rollout.environment import apply_engine_environment
+class WeightSwaps:
+    """`models` are two of one architecture; the engine has the first one's weights."""
 
-        spec = EngineSpec(str(folder / "0"), CONTEXT, "fp32", 64, True, 32, 256)
-        apply_engine_environment(spec)
-        from tiny_engine import build_model
-
-        from posttrain.rollout.vllm_engine import VllmEngine
+    def __init__(self, engine, models, folder: Path) -> None:
         from posttrain.weight_sync.shm_publisher import ShmPublisher
 
-        self.models = [build_model(folder / str(seed), seed, tied) for seed in range(2)]
-        self.engine = VllmEngine(spec, "0")
+        self.engine, self.models = engine, models
         self.publisher = ShmPublisher("swaps", folder)
 
     def weights(self, version: int):
@@ -126,7 +47,6 @@ class Program:
         return version, rollout
 
     async def run(self) -> dict:
-        await self.engine.start()
         findings: dict = {}
         await self.engine.update_weights(self.publish(1))
         version, rollout = await self.ask()
@@ -141,7 +61,6 @@ class Program:
         version, rollout = await self.ask()
         findings["last"] = {"version": version, "gap": gap(self.models[0], rollout)}
         findings["kept"] = await self.kept()
-        await self.engine.shutdown()
         self.publisher.close()
         return findings
 
@@ -240,8 +159,3 @@ SPOILED = {
     "another shape": another_shape,
     "gone": gone,
 }
-
-
-if __name__ == "__main__":
-    program = Program(Path(sys.argv[1]), tied=sys.argv[2] == "tied")
-    print(json.dumps(asyncio.run(program.run())))
