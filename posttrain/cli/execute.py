@@ -98,6 +98,7 @@ class Execution:
 
         prepare_ray(self.options.address)  # before the first import of ray
         from posttrain.cluster.launcher import RayLauncher
+        from posttrain.cluster.room import room_now
         from posttrain.cluster.session import ClusterSession
         from posttrain.pipeline.runner import Runner
 
@@ -120,6 +121,7 @@ class Execution:
                 record.run_id,
                 launcher,
                 session.num_cores,
+                room_now(),
                 screen.tick,
                 gates_stop=not self.options.smoke,
             )

@@ -256,7 +256,7 @@ class EnginePool:
         except PosttrainError as error:
             raise EngineFailed(
                 f"engine {engine.handle.name} did not start: {error.message}",
-                help="its log is in the run folder's logs/",
+                help="its log is in the run folder's logs/; without one, others had its room",
             ) from error
         engine.ready = True
 

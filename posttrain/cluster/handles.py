@@ -32,7 +32,7 @@ from posttrain.types import (
 
 # Longer than the coordinator's own deadlines, which name the culprit more closely; these are the
 # last net.
-ENGINE_START_S = 300.0
+ENGINE_START_S = 1200.0  # a large model is read for minutes, and room may have to be waited for
 LONGEST_CALL_S = 7200.0
 EXCHANGE_S = 60.0  # the coordinator answers within seconds, news or not
 MOST_GROUPS = 32  # scored in one call: a slow verifier holds back no more than these

@@ -74,6 +74,11 @@ def held(stage: StageBase, cluster: Cluster, base_dir: str | Path | None = None)
     return Held(engines, cluster.gpus_per_engine, trainers, cluster.gpus_per_trainer, scoring)
 
 
+def one_engine(cluster: Cluster) -> Held:
+    """What a suite's questions hold."""
+    return Held(1, cluster.gpus_per_engine, 0, 0, 0)
+
+
 def _processes(stage: StageBase, cluster: Cluster) -> tuple[int, int]:
     """(engines, trainers)"""
     engines, trainers = cluster.engines_for(stage), cluster.trainers_for(stage)

@@ -23,7 +23,7 @@ from posttrain.pipeline.results import (
     recommended,
     task_values,
 )
-from posttrain.pipeline.room import held
+from posttrain.pipeline.room import Held, Room, held, one_engine
 from posttrain.pipeline.scheduler import Job, run_jobs
 from posttrain.pipeline.stage_run import StageLauncher, StageRunner
 from posttrain.pipeline.store import RunFolder, write_json
@@ -40,6 +40,7 @@ class Runner:
     run_id: str
     launcher: StageLauncher
     num_cores: int
+    room: Room  # of the whole cluster
     on_tick: Any = lambda: None
     gates_stop: bool = True  # else a failed gate is told, and what follows is run
     _evaluator: Evaluator = field(init=False)
@@ -80,7 +81,12 @@ class Runner:
         """
         errors = run_jobs(
             self._jobs(),
-            {"engines": self.plan.loaded.cluster.engines, "trainers": 1},
+            {
+                "engines": self.plan.loaded.cluster.engines,
+                "training stages": 1,
+                "cpus": self.room.cpus,
+                "gpus": self.room.gpus,
+            },
             on_tick=self._tick,
             stop_asked=self._stop.is_set,
         )
@@ -112,7 +118,7 @@ class Runner:
                         f"measure {stage.name}",
                         _bind(self._measure, stage),
                         frozenset({f"stage {stage.name}"}),
-                        {"engines": 1},
+                        _uses(one_engine(self.plan.loaded.cluster)),
                     )
                 )
         for stage in self.plan.stages:
@@ -190,8 +196,18 @@ def _bind(method: Any, planned: PlannedStage) -> Any:
 
 
 def _resources(planned: PlannedStage, loaded: LoadedPipeline) -> dict[str, int]:
-    """What a stage occupies: those that train take turns, engines are counted."""
     if planned.kept:
         return {}
-    wants = held(planned.stage, loaded.cluster, loaded.base_dir)
-    return {"trainers": int(wants.trainers > 0), "engines": wants.engines}
+    return _uses(held(planned.stage, loaded.cluster, loaded.base_dir))
+
+
+def _uses(wants: Held) -> dict[str, int]:
+    """Stages that train take turns. What finds no room waits here, where that may take hours: in
+    the cluster there is a deadline.
+    """
+    return {
+        "engines": wants.engines,
+        "training stages": int(wants.trainers > 0),
+        "cpus": wants.all.cpus,
+        "gpus": wants.all.gpus,
+    }

@@ -18,6 +18,7 @@ from posttrain.loop.admission import AdmissionRule
 from posttrain.pipeline import runner as runner_module
 from posttrain.pipeline import stage_run
 from posttrain.pipeline.plan import RunPlan
+from posttrain.pipeline.room import Room
 from posttrain.pipeline.runner import Runner
 from posttrain.pipeline.store import RunFolder
 from posttrain.stages import statistics
@@ -123,6 +124,7 @@ class FakeEvaluator:
     """Knows how good the models are; `slow` stages take a while to be asked."""
 
     asked: list[tuple[str, str]]
+    answered: list[str]
     slow: dict[str, float]
 
     def __init__(self, launcher: Any, cluster: Any) -> None:
@@ -136,6 +138,7 @@ class FakeEvaluator:
         with self._lock:
             self.asked.append((stage, name))
         time.sleep(self.slow.get(stage, 0.0))
+        self.answered.append(stage)
         results = {
             f"microworld/{task}": TaskResult("accuracy", statistics.share(passed), 20, passed)
             for task, right in zip(("arithmetic", "copy"), RIGHT_OF_TWENTY[stage], strict=True)
@@ -148,13 +151,13 @@ class FakeEvaluator:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(stage, suite) in the order asked; every run of the test uses the fake evaluator."""
-    FakeEvaluator.asked, FakeEvaluator.slow = [], {}
+    FakeEvaluator.asked, FakeEvaluator.answered, FakeEvaluator.slow = [], [], {}
     monkeypatch.setattr(runner_module, "Evaluator", FakeEvaluator)
     return FakeEvaluator.asked
 
 
 def runner_of(plan: RunPlan, folder: RunFolder, launcher: FakeLauncher, **more: Any) -> Runner:
-    return Runner(plan, folder, "run1", launcher, num_cores=4, **more)
+    return Runner(plan, folder, "run1", launcher, **{"num_cores": 4, "room": Room(8, 0)} | more)
 
 
 def manifest_of(folder: RunFolder, plan: RunPlan, stage: str) -> dict[str, Any]:
@@ -386,6 +389,26 @@ def test_a_stop_saves_what_runs_and_starts_nothing_new(
     assert manifest_of(run_folder, plan, "rlvr")["error"]["code"] == "interrupted"
     runner_of(plan_of(), run_folder, FakeLauncher()).run()
     assert set(states(run_folder, plan).values()) == {"done"}
+
+
+@pytest.mark.parametrize(("gpus", "answered"), [(1, ["base"]), (2, [])])
+def test_where_an_engine_and_a_trainer_do_not_fit_together_they_take_turns(
+    plan_of: Plans,
+    run_folder: RunFolder,
+    asked: list[tuple[str, str]],
+    gpus: int,
+    answered: list[str],
+) -> None:
+    FakeEvaluator.slow = {"base": 0.3}
+    before_sft: list[str] = []
+
+    def train() -> str:
+        before_sft.extend(FakeEvaluator.answered)
+        return "done"
+
+    plan = plan_of("cluster.gpus_per_engine=1", "cluster.gpus_per_trainer=1")
+    runner_of(plan, run_folder, FakeLauncher({"sft": train}), room=Room(8, gpus)).run()
+    assert before_sft == answered
 
 
 @pytest.mark.parametrize(("resources", "at_once"), [("{}", 1), ("{engines: 1}", 2)])
