@@ -18,7 +18,7 @@ import ray
 from posttrain.cluster import calls
 from posttrain.cluster.engines import Lease
 from posttrain.cluster.handles import CoordinatorLink, EngineHandle
-from posttrain.errors import EngineFailed, PosttrainError, ProcessDied
+from posttrain.errors import EngineFailed, Interrupted, PosttrainError, ProcessDied
 from posttrain.ports import Tracker
 
 LOOK_EVERY_S = 1.0
@@ -127,7 +127,9 @@ class EngineCrew:
                 if self._over.is_set():
                     return
                 try:
-                    fresh = self._lease.replace(name)
+                    fresh = self._lease.replace(name, self._over.is_set)
+                except Interrupted:
+                    return
                 except PosttrainError as error:  # it may die in its turn while it starts
                     self._tracker.event("engine-not-replaced", engine=name, message=error.message)
                     continue

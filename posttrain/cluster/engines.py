@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,15 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from posttrain.cluster import calls
 from posttrain.cluster.actors import EngineActor
 from posttrain.cluster.engine_place import EnginePlace, require_one_memory
 from posttrain.cluster.handles import ENGINE_START_S, EngineHandle
-from posttrain.errors import EngineFailed, InputError, PosttrainError
+from posttrain.errors import EngineFailed, InputError, Interrupted, PosttrainError
 from posttrain.pipeline.room import Room
 from posttrain.ports import EngineSpec
 from posttrain.weight_sync.model_folder import NOT_ARCHITECTURE
+
+LOOK_EVERY_S = 1.0
+LONG_WAIT_S = 30.0  # of an engine that starts; then idle ones may stand in its way
 
 
 def engine_key(spec: EngineSpec) -> str:
@@ -81,13 +86,14 @@ class Lease:
         for number, engine in enumerate(self.taken):
             self.taken[number] = self._pool._prepared(engine, self._spec)
 
-    def replace(self, name: str) -> EngineHandle:
+    def replace(self, name: str, given_up: Callable[[], bool] = lambda: False) -> EngineHandle:
         """A fresh engine in place of one that is not to be used any more. Raises EngineFailed,
-        and ShmAcrossHosts where it was placed out of the weights' reach.
+        ShmAcrossHosts where it was placed out of the weights' reach, and Interrupted where nobody
+        wants it any more before it is there.
         """
         number = next(i for i, e in enumerate(self.taken) if e.handle.name == name)
         before = self.taken[number]
-        fresh = self._pool.replace(before, self._spec)
+        fresh = self._pool.replace(before, self._spec, given_up)
         if self._spec.weight_sync == "shm":
             try:
                 require_one_memory(before.place, [fresh.place], "the engine before it")
@@ -101,11 +107,12 @@ class Lease:
 class EnginePool:
     """Starts, lends and ends engines. Safe to use from several threads.
 
-    `cluster` says what the cluster has, in use or not.
+    `cluster` says what the cluster has, in use or not; `stop_asked` whether the run is to end.
     """
 
-    def __init__(self, cluster: Callable[[], Room]) -> None:
+    def __init__(self, cluster: Callable[[], Room], stop_asked: Callable[[], bool]) -> None:
         self._cluster = cluster
+        self._stop_asked = stop_asked
         self._engines: list[_Pooled] = []
         self._claims: list[Room] = []
         self._brief: list[Room] = []  # claims too, of work that can wait for one another's end
@@ -119,6 +126,7 @@ class EnginePool:
             present = sum(engine.key == key for engine in self._engines)
             for _ in range(count - present):
                 self._engines.append(self._launch(key, spec))
+            self._give_way()
 
     @contextmanager
     def lease(self, spec: EngineSpec, count: int) -> Iterator[Lease]:
@@ -150,24 +158,41 @@ class EnginePool:
         engine.
         """
         claims = self._brief if brief else self._claims
-        with self._lock:
-            claims.append(wanted)
-            self._give_way()
         try:
+            with self._lock:
+                claims.append(wanted)
+                self._give_way()
             yield
         finally:
             with self._lock:
                 claims.remove(wanted)
 
+    def end_idle(self) -> None:
+        """Somebody has waited for room: what the cluster has in all is not what there is for us.
+        Others use it, a node has died, or what is free lies on several nodes.
+        """
+        with self._lock:
+            for engine in self._idle():
+                self._end(engine)
+
+    def _idle(self) -> list[_Pooled]:
+        """Those that started last first."""
+        return [engine for engine in reversed(self._engines) if not engine.busy]
+
     def _give_way(self) -> None:
-        """End idle engines, those that started last first, until all that is claimed fits."""
-        for engine in reversed([each for each in self._engines if not each.busy]):
-            if self._fits():
+        """End idle engines until all that is claimed fits."""
+        if not (self._claims or self._brief):
+            return
+        try:
+            there = self._cluster()
+        except RayError:  # its head is out of reach: whoever waits for that will tell
+            return
+        for engine in self._idle():
+            if self._fits(there):
                 return
             self._end(engine)
 
-    def _fits(self) -> bool:
-        there = self._cluster()
+    def _fits(self, there: Room) -> bool:
         held = [*self._claims, *(engine.room for engine in self._engines)]
         cpus = max((each.cpus for each in self._brief), default=0)
         gpus = max((each.gpus for each in self._brief), default=0)
@@ -182,7 +207,9 @@ class EnginePool:
             for engine in [each for each in self._engines if each.handle.name in names]:
                 self._end(engine)
 
-    def replace(self, engine: _Pooled, spec: EngineSpec) -> _Pooled:
+    def replace(
+        self, engine: _Pooled, spec: EngineSpec, given_up: Callable[[], bool] = lambda: False
+    ) -> _Pooled:
         """End an engine and start a fresh one in its place. Blocks until it is ready."""
         with self._lock:
             self._end(engine)
@@ -190,7 +217,7 @@ class EnginePool:
             fresh.busy = True
             self._engines.append(fresh)
         try:
-            self._make_ready(fresh)
+            self._make_ready(fresh, given_up)
         except PosttrainError:
             with self._lock:
                 self._end(fresh)
@@ -245,13 +272,12 @@ class EnginePool:
         fresh.handle.load_model_folder(spec.model_path)
         return fresh
 
-    def _make_ready(self, engine: _Pooled) -> None:
+    def _make_ready(self, engine: _Pooled, given_up: Callable[[], bool] = lambda: False) -> None:
         if engine.ready:
             return
         try:
-            what = f"engine {engine.handle.name} to start"
-            engine.place = calls.get(engine.started, ENGINE_START_S, what)
-        except EngineFailed:
+            engine.place = self._started(engine, given_up)
+        except (EngineFailed, Interrupted):
             raise
         except PosttrainError as error:
             raise EngineFailed(
@@ -259,6 +285,22 @@ class EnginePool:
                 help="its log is in the run folder's logs/; without one, others had its room",
             ) from error
         engine.ready = True
+
+    def _started(self, engine: _Pooled, given_up: Callable[[], bool]) -> EnginePlace:
+        what = f"engine {engine.handle.name} to find room and start"
+        begun = time.monotonic()
+        while True:
+            done, _ = ray.wait([engine.started], timeout=LOOK_EVERY_S)
+            waited_s = time.monotonic() - begun
+            if done:
+                place: EnginePlace = calls.get(engine.started, LOOK_EVERY_S, what)
+                return place
+            if waited_s > ENGINE_START_S:
+                raise calls.waited_too_long(ENGINE_START_S, what)
+            if given_up() or self._stop_asked():
+                raise Interrupted(f"waiting for {what} was given up")
+            if waited_s > LONG_WAIT_S:
+                self.end_idle()
 
     def _end(self, engine: _Pooled) -> None:
         ray.kill(engine.handle.actor)

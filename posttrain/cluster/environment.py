@@ -10,6 +10,8 @@ SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # 2 by default: that long a stage ends later
+    # 60 by default: that long a Ctrl-C is not heard where trainers wait for room.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     # Of every call of every actor Ray keeps a record for its dashboard, 100,000 before it forgets
     # any: its server grows for hours. 0 keeps none.
     "RAY_task_events_report_interval_ms": "0",

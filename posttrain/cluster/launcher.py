@@ -28,14 +28,13 @@ from posttrain.cluster.room import room_now
 from posttrain.cluster.session import ClusterSession
 from posttrain.cluster.train_workers import (
     FAILURE_FILE,
-    STOP_FILE,
     offline_worker,
     online_worker,
     raise_failure,
     trainer_starts,
 )
-from posttrain.cluster.trainers import TrainerGroup, Trainers
-from posttrain.errors import PosttrainError, StageFailed
+from posttrain.cluster.trainers import STOP_FILE, TrainerGroup, Trainers
+from posttrain.errors import PosttrainError
 from posttrain.pipeline.room import Room
 from posttrain.ports import EngineSpec, Tracker
 from posttrain.stages.jobs import JOURNALS, OfflineJob, OnlineJob, ScoringJob
@@ -44,6 +43,7 @@ COORDINATOR_RESTARTS = 3  # of one stage
 # Of one stage. To limit how often a call is repeated would not do: while a node dies, Ray counts
 # each time that it cannot reach it, three within a second.
 REWARD_RESTARTS = 20
+LONG_WAIT_S = 60.0  # of a call; then idle engines may stand in its way
 MOST_CALLS = 4096  # calls that wait in the coordinator: one per engine, and the trainer's
 
 
@@ -54,7 +54,7 @@ class RayLauncher:
         self, session: ClusterSession, run_directory: Path, wandb_settings: Mapping[str, Any]
     ) -> None:
         self._session = session
-        self._pool = EnginePool(room_now)
+        self._pool = EnginePool(room_now, self.stop_asked)
         self._tracker: Any = (
             ray.remote(TrackerActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -88,6 +88,8 @@ class RayLauncher:
     ) -> Any:
         with self._pool.room_for(Room(cpus, 0), brief=True):
             reference = ray.remote(function).options(num_cpus=cpus, max_retries=1).remote(*args)
+            if not ray.wait([reference], timeout=LONG_WAIT_S)[0] and _all_in_use():
+                self._pool.end_idle()  # it may be waiting for one
             return calls.get(reference, deadline_s, f"{function.__name__} to finish")
 
     @contextmanager
@@ -96,10 +98,8 @@ class RayLauncher:
             yield lease.handles
 
     @contextmanager
-    def scorer(
-        self, job: ScoringJob, tracker: Tracker, other_gpus: int = 0
-    ) -> Iterator[ScorerHandle]:
-        with self._rewards(job, other_gpus, tracker) as actor:
+    def scorer(self, job: ScoringJob, tracker: Tracker) -> Iterator[ScorerHandle]:
+        with self._rewards(job, tracker) as actor:
             yield ScorerHandle(actor)
 
     def prewarm(self, spec: EngineSpec, count: int) -> None:
@@ -128,9 +128,8 @@ class RayLauncher:
         directory = Path(job.directory)
         tracker.event("waiting", text=f"starting {job.num_engines} engine(s) and the trainer")
         (directory / JOURNALS).mkdir(exist_ok=True)
-        others = job.num_engines * job.engine.gpus + job.num_trainers * job.gpus_per_trainer
         with (
-            self._rewards(job.scoring, others, tracker) as rewards,
+            self._rewards(job.scoring, tracker) as rewards,
             self._pool.lease(job.engine, job.num_engines) as lease,
         ):
             self._train_online(job, lease, rewards, tracker)
@@ -184,11 +183,9 @@ class RayLauncher:
             self._end_coordinator(coordinator, crew)
 
     @contextmanager
-    def _rewards(self, job: ScoringJob, other_gpus: int, tracker: Tracker) -> Iterator[Any]:
-        """The actor that scores, for the block. `other_gpus`: of what runs beside it."""
+    def _rewards(self, job: ScoringJob, tracker: Tracker) -> Iterator[Any]:
+        """The actor that scores, for the block."""
         gpus = job.gpus + sum(spec.gpus for spec in job.judges.values())
-        # All at once: Ray would wait for ever for the last of them.
-        self._require_room("engines, trainers, judges and reward models", 0, other_gpus + gpus)
         with self._pool.room_for(Room(0, gpus)):
             actor: Any = (
                 ray.remote(RewardActor)
@@ -217,21 +214,10 @@ class RayLauncher:
 
     def _fit(self, group: TrainerGroup) -> None:
         wanted = Room(group.num_workers, group.num_workers * group.gpus)
-        self._require_room("trainers", wanted.cpus, wanted.gpus)
         (group.directory / FAILURE_FILE).unlink(missing_ok=True)  # a killed driver may have left it
         with self._pool.room_for(wanted):
-            self._trainers.fit(group)
+            self._trainers.fit(group, self._pool.end_idle)
         raise_failure(group.directory)
-
-    def _require_room(self, what: str, cpus: int, gpus: int) -> None:
-        """Ray would wait for ever for a placement that cannot be."""
-        there = room_now()
-        for name, count, total in (("CPU", cpus, there.cpus), ("GPU", gpus, there.gpus)):
-            if count > total:
-                raise StageFailed(
-                    f"wants {count} {name}s for {what}, the cluster has {total}",
-                    help="resources: {trainers: ...} of the stage, or a larger cluster",
-                )
 
     def _outcome(self, directory: Path, artifact: str = "model") -> str:
         stopped = directory / STOP_FILE
@@ -278,3 +264,7 @@ class RayLauncher:
             pass  # every line was on disk when it was logged; only W&B may lack the last ones
         finally:
             ray.kill(self._tracker)
+
+
+def _all_in_use() -> bool:
+    return ray.available_resources().get("CPU", 0.0) < 1

@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from posttrain.cluster.train_workers import FAILURE_FILE, STOP_FILE, is_first_rank, use_threads
+from posttrain.cluster.train_workers import FAILURE_FILE, is_first_rank, use_threads
+from posttrain.cluster.trainers import STOP_FILE
 from posttrain.heavy_imports import lean_imports
 from posttrain.ports import Tracker
 from posttrain.stages.jobs import OfflineJob

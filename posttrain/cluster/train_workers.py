@@ -51,7 +51,6 @@ STARTS_FILE = "trainer_starts"
 LINGER_S = 30.0
 """A rank whose collective breaks may have lost another. Then Ray Train, which looks every two
 seconds, ends it within this time; what it does not end failed by itself."""
-STOP_FILE = "stop.request"  # a trainer that sees it in its folder saves and ends
 
 
 def guarded(body: Callable[[Mapping[str, Any]], None], config: Mapping[str, Any]) -> None:

@@ -19,13 +19,13 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
-from posttrain.cluster.trainers import TrainerGroup, note_place
+from posttrain.cluster.trainers import STOP_FILE, TrainerGroup, note_place
 from posttrain.errors import StageFailed
 from posttrain.pipeline.arithmetic import count
 from posttrain.ports import Tracker
 
 TRAINER_RESTARTS = 3  # of one stage, after a rank's process died
-ROOM_TRIES = 20  # of a minute each: a cluster may have to start a node, or others use it
+ROOM_TRIES = 40  # of half a minute each: a cluster may start a node, or others use it
 UNWANTED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
@@ -33,7 +33,8 @@ def fit(group: TrainerGroup) -> None:
     """Run it and wait for all its processes.
 
     One that dies is started again, all of its group with it. Raises StageFailed where they die too
-    often, or find no room; errors of the worker's own are for it to leave in the stage's folder.
+    often, or find no room; returns where a stop is asked for meanwhile. Errors of the worker's own
+    are for it to leave in the stage's folder.
     """
     trainer = _SmallGroup(
         group,
@@ -59,9 +60,12 @@ def fit(group: TrainerGroup) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         if _is_no_room(error):
+            if (group.directory / STOP_FILE).exists():
+                return
             raise StageFailed(
-                f"waited {ROOM_TRIES} min for room for {_wanted(group)}: others use the cluster",
-                help="posttrain resume goes on from the last checkpoint",
+                f"waited {ROOM_TRIES // 2} min for room for {_wanted(group)}",
+                help="`ray status` says who has it; posttrain resume goes on from the last "
+                "checkpoint",
             ) from error
         last_line = str(error).strip().splitlines()[-1]
         raise StageFailed(
@@ -130,6 +134,8 @@ class _Patient(DefaultFailurePolicy):
         if _is_no_room(training_failed_error):
             tracker: Tracker = self._group.config["tracker"]
             tracker.event("waiting", text=f"room for {_wanted(self._group)}")
+            if (self._group.directory / STOP_FILE).exists():
+                return FailureDecision.RAISE
         elif isinstance(training_failed_error, ControllerError):
             self._deaths += 1
             if self._deaths > TRAINER_RESTARTS:

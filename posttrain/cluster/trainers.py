@@ -12,13 +12,19 @@ from typing import Any
 import ray
 from ray import PlacementGroupID
 from ray.exceptions import RayActorError, RayError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from posttrain.cluster import calls
 
 TRAINER_GROUP = "posttrain.cluster.trainer_group"  # imports Ray Train, seconds
 MOST_STAGES = 64  # that train at a time
 RESTARTS = 3  # of one stage's groups, after the actor died that ran them
+LOOK_EVERY_S = 5.0
+STOP_FILE = "stop.request"  # in the stage's folder: a trainer that sees it saves and ends
 PLACES_FILE = ".placement_groups"  # in the stage's folder, while its trainers run
 
 
@@ -66,8 +72,9 @@ class Trainers:
         """Start the actor beside what comes before the first training: it takes seconds."""
         self._alive()
 
-    def fit(self, group: TrainerGroup) -> None:
-        """Run it and wait for its end, however long it takes.
+    def fit(self, group: TrainerGroup, when_stuck: Callable[[], None] = lambda: None) -> None:
+        """Run it and wait for its end, however long it takes; `when_stuck` is called again and
+        again while there is no room for it.
 
         See posttrain.cluster.trainer_group.fit. Raises StageFailed, ProcessDied.
         """
@@ -76,7 +83,9 @@ class Trainers:
         for left in reversed(range(1 + RESTARTS)):
             actor = self._alive()
             try:
-                ray.get(actor.fit.remote(group))
+                work = actor.fit.remote(group)
+                _watch(work, places, when_stuck)
+                ray.get(work)
                 places.unlink(missing_ok=True)
                 return
             except RayError as error:
@@ -106,6 +115,22 @@ def note_place(directory: Path, placement_group: str) -> None:
     """Called by the actor; `placement_group` is its number in hexadecimal digits."""
     with (directory / PLACES_FILE).open("a") as file:
         file.write(f"{placement_group}\n")
+
+
+def _watch(work: Any, places: Path, when_stuck: Callable[[], None]) -> None:
+    """Until it ends. Stuck is what was without a place at two looks, one after the other."""
+    before: str | None = None
+    while not ray.wait([work], timeout=LOOK_EVERY_S)[0]:
+        numbers = places.read_text().split() if places.exists() else []
+        now = next((each for each in numbers[-1:] if _has_no_place(each)), None)
+        if now is not None and now == before:
+            when_stuck()
+        before = now
+
+
+def _has_no_place(number: str) -> bool:
+    group = PlacementGroup(PlacementGroupID(bytes.fromhex(number)))
+    return placement_group_table(group).get("state") in ("PENDING", "RESCHEDULING")
 
 
 def _free(places: Path) -> None:

@@ -105,10 +105,11 @@ class Runner:
 
     def _jobs(self) -> list[Job]:
         jobs: list[Job] = []
+        loaded = self.plan.loaded
         for stage in self.plan.stages:
             needs = {f"stage {need}" for need in stage.needs}
             needs |= {f"gates {need}" for need in stage.needs if self.plan[need].stage.gates}
-            uses = _resources(stage, self.plan.loaded)
+            uses = _resources(stage, loaded)
             jobs.append(
                 Job(f"stage {stage.name}", _bind(self._stages.run, stage), frozenset(needs), uses)
             )
@@ -118,7 +119,7 @@ class Runner:
                         f"measure {stage.name}",
                         _bind(self._measure, stage),
                         frozenset({f"stage {stage.name}"}),
-                        _uses(one_engine(self.plan.loaded.cluster)),
+                        {} if self._is_measured(stage) else _uses(one_engine(loaded.cluster)),
                     )
                 )
         for stage in self.plan.stages:
@@ -146,6 +147,11 @@ class Runner:
         return [task for suite in self.plan.suites.values() for task in suite_tasks(suite)]
 
     # -- suites and gates -----------------------------------------------------------------------
+
+    def _is_measured(self, planned: PlannedStage) -> bool:
+        folder = self.folder.stage(planned.name, planned.identity)
+        names = asked_suites(self.plan, planned)
+        return all(is_measured(folder, name, self.plan.fingerprints[name]) for name in names)
 
     def _measure(self, planned: PlannedStage) -> None:
         folder = self.folder.stage(planned.name, planned.identity)
@@ -203,11 +209,12 @@ def _resources(planned: PlannedStage, loaded: LoadedPipeline) -> dict[str, int]:
 
 def _uses(wants: Held) -> dict[str, int]:
     """Stages that train take turns. What finds no room waits here, where that may take hours: in
-    the cluster there is a deadline.
+    the cluster there is a deadline. A stage without engine and trainer calls functions, one at a
+    time.
     """
     return {
         "engines": wants.engines,
         "training stages": int(wants.trainers > 0),
-        "cpus": wants.all.cpus,
+        "cpus": max(1, wants.all.cpus),
         "gpus": wants.all.gpus,
     }

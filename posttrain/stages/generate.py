@@ -71,7 +71,7 @@ def _generate(work: _Work, scored_by: PluginRef | None, model_path: str) -> None
     scoring: Any = nullcontext(None)
     if stage.scored_by is not None and scored_by is not None:
         job = scoring_job("scored_by", stage.scored_by, scored_by, context, model_path)
-        scoring = context.launcher.scorer(job, context.tracker, count * spec.gpus)
+        scoring = context.launcher.scorer(job, context.tracker)
     with scoring as scorer:
         for attempt in range(1, ENGINE_ATTEMPTS + 1):
             try:

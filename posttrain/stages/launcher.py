@@ -65,10 +65,8 @@ class Launcher(Protocol):
         """Lease engines with the weights of `spec.model_path`; they go back at the end."""
         ...
 
-    def scorer(
-        self, job: ScoringJob, tracker: Tracker, other_gpus: int = 0
-    ) -> AbstractContextManager[Scorer]:
-        """Start what scores; it ends with the block. `other_gpus`: of what runs beside it."""
+    def scorer(self, job: ScoringJob, tracker: Tracker) -> AbstractContextManager[Scorer]:
+        """Start what scores; it ends with the block."""
         ...
 
     def stop_asked(self) -> bool:

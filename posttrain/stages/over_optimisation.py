@@ -45,8 +45,7 @@ def run(stage: OverOptimisationStage, gold: PluginRef, context: StageContext) ->
     job = scoring_job("gold", stage.gold, gold, context, start)
     answers: dict[str, list[Rollout]] = {}
     golds: dict[str, Interval] = {}
-    gpus = context.cluster.gpus_per_engine
-    with context.launcher.scorer(job, context.tracker, gpus) as scorer:
+    with context.launcher.scorer(job, context.tracker) as scorer:
         for name in (stage.model, *stage.models):
             if context.launcher.stop_asked():
                 raise Interrupted(f"{context.name} was stopped; it begins anew")

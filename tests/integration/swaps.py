@@ -1,4 +1,4 @@
-"""A program (`FOLDER tied|untied`): one vLLM engine that takes adapters, and then whole weights; it
+"""A program (`FOLDER tied|untied`): one vLLM engine that takes whole weights, and then adapters; it
 prints what came of each as JSON.
 """
 
@@ -28,9 +28,9 @@ async def main(folder: Path, tied: bool) -> dict:
     models = [build_model(Path(folders[seed]), seed, tied) for seed in range(2)]
     engine = VllmEngine(spec, "0")
     await engine.start()
-    adapters = await AdapterSwaps(engine, models, folders, folder).run()
-    await engine.load_model_folder(folders[0])
     weights = await WeightSwaps(engine, models, folder).run()
+    await engine.load_model_folder(folders[0])
+    adapters = await AdapterSwaps(engine, models, folders, folder).run()
     await engine.shutdown()
     return {"adapters": adapters, "weights": weights}
 

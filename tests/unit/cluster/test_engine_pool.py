@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from posttrain.cluster import engines
 from posttrain.cluster.engine_place import EnginePlace
+from posttrain.errors import EngineFailed, Interrupted
 from posttrain.pipeline.room import Room
 from posttrain.ports import EngineSpec
 
@@ -41,6 +43,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(engines.ray, "remote", remote)
     monkeypatch.setattr(engines.ray, "kill", lambda actor: names.append(actor.name))
     monkeypatch.setattr(engines.calls, "get", lambda answer, *_: answer)
+    monkeypatch.setattr(engines.ray, "wait", lambda answers, timeout: (answers, []))
     yield names
 
 
@@ -51,7 +54,7 @@ def spec(tmp_path: Path) -> EngineSpec:
 
 
 def pool_of(cpus: int, gpus: int) -> engines.EnginePool:
-    return engines.EnginePool(lambda: Room(cpus, gpus))
+    return engines.EnginePool(lambda: Room(cpus, gpus), lambda: False)
 
 
 def test_an_idle_engine_stays_where_there_is_room_for_all(
@@ -116,3 +119,51 @@ def test_brief_work_waits_for_one_another_and_ends_an_engine_only_where_none_of_
             assert ended == []
         with pool.room_for(one):
             assert ended == ["0"]
+
+
+def test_an_engine_that_waits_long_for_its_start_has_idle_ones_ended(
+    ended: list[str], spec: EngineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_of(9, 9)
+    with pool.lease(spec, 2):
+        pass
+    looks = iter([[], [], ["done"]])
+    monkeypatch.setattr(engines, "LONG_WAIT_S", -1.0)
+    with pool.lease(spec, 1) as lease:
+        monkeypatch.setattr(engines.ray, "wait", lambda answers, timeout: (next(looks), []))
+        assert lease.replace("0").name == "2"
+    assert ended == ["0", "1"]
+
+
+@pytest.mark.parametrize("by", ["the stage", "the run"])
+def test_the_wait_for_an_engine_is_given_up(
+    ended: list[str], spec: EngineSpec, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    stops: list[bool] = []
+    pool = engines.EnginePool(lambda: Room(2, 2), lambda: bool(stops))
+    with pool.lease(spec, 1) as lease:
+        monkeypatch.setattr(engines.ray, "wait", lambda answers, timeout: ([], answers))
+        stops += [True] * (by == "the run")
+        with pytest.raises(Interrupted, match="engine 1 to find room and start was given up"):
+            lease.replace("0", lambda: by == "the stage")
+        assert ended == ["0", "1"]
+
+
+def test_an_engine_that_never_starts_is_told(
+    ended: list[str], spec: EngineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "ENGINE_START_S", 0.0)
+    monkeypatch.setattr(engines.ray, "wait", lambda answers, timeout: ([], answers))
+    told = "did not start: waited 0 s for engine 0 to find room"
+    with pytest.raises(EngineFailed, match=told), pool_of(2, 2).lease(spec, 1):
+        pass
+
+
+def test_a_cluster_that_does_not_answer_undoes_nothing(ended: list[str], spec: EngineSpec) -> None:
+    def gone() -> Room:
+        raise RaySystemError("the head is out of reach")
+
+    pool = engines.EnginePool(gone, lambda: False)
+    with pool.lease(spec, 1), pool.room_for(Room(1, 0)):
+        pass
+    assert ended == []

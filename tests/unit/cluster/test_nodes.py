@@ -84,9 +84,9 @@ def test_a_replacement_on_another_host_is_refused_and_ended(
     old = _Pooled("k", SimpleNamespace(name="0"), None, SLOT, place=HERE)
     there = EnginePlace("node-2", (), "b/1")
     fresh = _Pooled("k", SimpleNamespace(name="1"), None, SLOT, place=there)
-    pool = EnginePool(lambda: Room(2, 0))
+    pool = EnginePool(lambda: Room(2, 0), lambda: False)
     ended: list[str] = []
-    monkeypatch.setattr(pool, "replace", lambda engine, spec: fresh)
+    monkeypatch.setattr(pool, "replace", lambda engine, spec, given_up: fresh)
     monkeypatch.setattr(pool, "distrust", ended.extend)
     lease = Lease(pool, spec, [old])
     if refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import ControllerError
 
 from posttrain.cluster import trainer_group
+from posttrain.cluster.environment import SETTINGS
 from posttrain.cluster.trainer_group import ROOM_TRIES, TRAINER_RESTARTS, _Patient, fit
-from posttrain.cluster.trainers import TrainerGroup
+from posttrain.cluster.trainers import STOP_FILE, TrainerGroup
 from posttrain.errors import StageFailed
 
 NO_ROOM = WorkerGroupStartupTimeoutError(2)
@@ -44,9 +46,26 @@ def decisions(group: TrainerGroup, failures: list[RayTrainError]) -> list[bool]:
     return [decision is FailureDecision.RETRY for decision in found]
 
 
+def failing_with(failure: RayTrainError) -> Callable[[Any], None]:
+    def fit(_: Any) -> None:
+        raise ControllerError(failure)
+
+    return fit
+
+
 def test_room_is_waited_for_twenty_minutes_and_told_each_time(group: TrainerGroup) -> None:
-    assert decisions(group, [NO_ROOM] * 21) == [True] * 20 + [False]
-    assert group.config["tracker"].events == [("waiting", "room for 2 trainers of 4 GPUs")] * 21
+    assert float(SETTINGS["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) * 40 == 20 * 60
+    assert decisions(group, [NO_ROOM] * 41) == [True] * 40 + [False]
+    assert group.config["tracker"].events == [("waiting", "room for 2 trainers of 4 GPUs")] * 41
+
+
+def test_a_stop_ends_the_wait_for_room_and_is_no_failure(
+    group: TrainerGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (group.directory / STOP_FILE).touch()
+    assert decisions(group, [NO_ROOM]) == [False]
+    monkeypatch.setattr(trainer_group._SmallGroup, "fit", failing_with(NO_ROOM))
+    fit(group)
 
 
 def test_processes_that_die_while_they_start_are_tried_no_more_than_those_that_die_later(
@@ -59,17 +78,14 @@ def test_processes_that_die_while_they_start_are_tried_no_more_than_those_that_d
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        (NO_ROOM, "waited 20 min for room for 2 trainers of 4 GPUs: others use the cluster"),
+        (NO_ROOM, "waited 20 min for room for 2 trainers of 4 GPUs"),
         (DEAD, "the trainer's process died more than 3 times: a worker died while it started"),
     ],
 )
 def test_the_end_of_it_says_why(
     group: TrainerGroup, monkeypatch: pytest.MonkeyPatch, failure: RayTrainError, message: str
 ) -> None:
-    def fails(_: Any) -> None:
-        raise ControllerError(failure)
-
-    monkeypatch.setattr(trainer_group._SmallGroup, "fit", fails)
+    monkeypatch.setattr(trainer_group._SmallGroup, "fit", failing_with(failure))
     with pytest.raises(StageFailed) as found:
         fit(group)
     assert found.value.message == message

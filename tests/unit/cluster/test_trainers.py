@@ -15,8 +15,8 @@ NUMBERS = ["0a" * 18, "0b" * 18]
 class Ray:
     """Actors whose calls end as `ends` says, one after another: an error, or None."""
 
-    def __init__(self, ends, places=()):
-        self.ends, self.places = list(ends), places
+    def __init__(self, ends, places=(), states=()):
+        self.ends, self.places, self.states = list(ends), places, list(states)
         self.started, self.killed, self.freed = 0, [], []
 
     def remote(self, kind):
@@ -33,6 +33,13 @@ class Ray:
         for number in self.places:
             note_place(group.directory, number)
 
+    def wait(self, references, timeout):
+        """Done after as many looks as there are states left; each looks at one."""
+        return ([], references) if self.states else (references, [])
+
+    def table(self, place):
+        return {"state": self.states.pop(0)}
+
     def get(self, reference):
         error = self.ends.pop(0)
         if error is not None:
@@ -44,12 +51,14 @@ class Ray:
 
 @pytest.fixture
 def fit(monkeypatch, tmp_path):
-    def fit(ray):
+    def fit(ray, when_stuck=lambda: None):
         monkeypatch.setattr(trainers, "ray", ray)
+        monkeypatch.setattr(trainers, "placement_group_table", ray.table)
         monkeypatch.setattr(
             trainers, "remove_placement_group", lambda group: ray.freed.append(group.id.hex())
         )
-        Trainers({}).fit(TrainerGroup(print, {}, 1, 0, tmp_path, together=True))
+        group = TrainerGroup(print, {}, 1, 0, tmp_path, together=True)
+        Trainers({}).fit(group, when_stuck)
 
     return fit
 
@@ -81,3 +90,18 @@ def test_what_a_group_raises_is_no_death(fit):
     with pytest.raises(StageFailed, match="more than 3 times"):
         fit(ray)
     assert (ray.started, ray.killed) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("states", "stuck"),
+    [
+        (["CREATED", "CREATED"], 0),
+        (["PENDING", "CREATED", "PENDING", "CREATED"], 0),  # it takes a moment
+        (["PENDING", "PENDING", "PENDING", "CREATED"], 2),
+        (["CREATED", "RESCHEDULING", "RESCHEDULING", "CREATED"], 1),  # its node died
+    ],
+)
+def test_a_group_that_stays_without_a_place_is_told(fit, states, stuck):
+    told = []
+    fit(Ray([None], NUMBERS, states), lambda: told.append(1))
+    assert len(told) == stuck

@@ -96,7 +96,7 @@ class Launcher:
         yield [self.engine]
 
     @contextlib.contextmanager
-    def scorer(self, job, tracker, other_gpus=0):
+    def scorer(self, job, tracker):
         yield self.scorer_
 
     def stop_asked(self):
@@ -186,6 +186,18 @@ def test_a_stopped_stage_goes_on_with_what_is_missing(context_of):
     assert run(context) == "done"
     assert made + second.calls == 3
     assert len(rows_of(context)) == PROMPTS
+
+
+def test_where_no_part_is_missing_no_engine_is_asked_for(context_of):
+    context = context_of(Launcher(Engine()))
+    assert run(context) == "done"
+    rows = rows_of(context)
+    (context.directory / "dataset" / "rows.jsonl").unlink()  # killed before they were written
+    launcher = Launcher(Engine())
+    again = context_of(launcher)
+    assert run(again) == "done"
+    assert launcher.leases == 0
+    assert rows_of(again) == rows
 
 
 def test_a_dead_engine_costs_its_parts_and_a_lease(context_of):
