@@ -20,10 +20,12 @@ quickstart: setup
 	@echo "[2/2] posttrain run quickstart" && $(BIN)/posttrain run quickstart
 
 # A file of tests at a time; the long ones, tests/integration, come first. Three processes, of a thread each, keep two
-# cores busy: runs often wait, for one another's deaths not least.
+# cores busy: runs often wait, for one another's deaths not least. Lint, a minute on one core, goes on beside them.
 TEST_PROCESSES ?= 3
-test: setup lint
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+test: setup
+	@$(MAKE) -s lint >$(VENV)/lint.log 2>&1 & lint=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$lint || { cat $(VENV)/lint.log; exit 1; }; exit $$tests
 
 # N random deaths over one longer run; CHAOS_SEED=... repeats one. CI runs it after `make test`.
 chaos: setup

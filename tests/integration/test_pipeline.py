@@ -120,8 +120,9 @@ def stopped(workplace, first_run):
     """
     process = workplace.start("run", "tiny.yaml", *LONGER)
     began = workplace.run_folder / "rlvr"
+    workplace.wait_for(lambda: len(list(began.iterdir())) == 2, process)
+    second = workplace.posttrain("run", "tiny.yaml")  # takes a while: before the answers get short
     workplace.wait_for(lambda: list(began.glob("*/rollouts/step-000006.parquet")), process)
-    second = workplace.posttrain("run", "tiny.yaml")
     with workplace.slow("ray::EngineActor"):  # or its answers would all be whole before it saves
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
