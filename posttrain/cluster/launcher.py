@@ -43,7 +43,7 @@ COORDINATOR_RESTARTS = 3  # of one stage
 # Of one stage. To limit how often a call is repeated would not do: while a node dies, Ray counts
 # each time that it cannot reach it, three within a second.
 REWARD_RESTARTS = 20
-LONG_WAIT_S = 60.0  # of a call; then idle engines may stand in its way
+LONG_WAIT_S = 15.0  # of a call; then idle engines may stand in its way
 MOST_CALLS = 4096  # calls that wait in the coordinator: one per engine, and the trainer's
 
 
