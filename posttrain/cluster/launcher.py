@@ -88,7 +88,7 @@ class RayLauncher:
     ) -> Any:
         with self._pool.room_for(Room(cpus, 0), brief=True):
             reference = ray.remote(function).options(num_cpus=cpus, max_retries=1).remote(*args)
-            if not ray.wait([reference], timeout=LONG_WAIT_S)[0] and _all_in_use():
+            if cpus and not ray.wait([reference], timeout=LONG_WAIT_S)[0] and _all_in_use():
                 self._pool.end_idle()  # it may be waiting for one
             return calls.get(reference, deadline_s, f"{function.__name__} to finish")
 
