@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from posttrain.track.views import RunView
 
 EVENT_SCHEMA = 1
 PAGE_EVERY_S = 10.0
+PAGE_SHARE = 0.05  # of a core, at most: a long run's page takes seconds
 
 
 class Screen:
@@ -86,9 +88,12 @@ class Screen:
 
     def _write_pages(self) -> None:
         """live.html: the report of a run that goes on, for whoever would rather look than read."""
-        while not self._ended.wait(PAGE_EVERY_S):
+        pause_s = PAGE_EVERY_S
+        while not self._ended.wait(pause_s):
+            begun = time.monotonic()
             try:
                 write_report(self._directory, self._directory / "live.html", live=True)
+                pause_s = max(PAGE_EVERY_S, (time.monotonic() - begun) / PAGE_SHARE)
             except Exception as error:  # a page that fails must not stop the training it shows
                 self.say(f"live.html could not be written: {error!r}")
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from sys import intern
 from typing import Any
 
 
@@ -14,21 +15,46 @@ def merge_rows(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
     history over from its first step: steps beyond that which it has not repeated did not survive.
     Lines without `axis/step` are left out.
     """
-    by_attempt: dict[int, dict[float, dict[str, float]]] = {}
-    for line in lines:
-        step = line.get("axis/step")
-        if not isinstance(step, int | float):
-            continue
-        steps = by_attempt.setdefault(int(line.get("attempt") or 0), {})
-        row = steps.setdefault(step, {})
-        row.update({name: value for name, value in line.items() if _is_number(value)})
-    merged: dict[float, dict[str, float]] = {}
-    for attempt in sorted(by_attempt):
-        steps = by_attempt[attempt]
-        first = min(steps)
-        kept = {step: row for step, row in merged.items() if step < first or step in steps}
-        merged = kept | {step: kept.get(step, {}) | row for step, row in steps.items()}
-    return [merged[step] for step in sorted(merged)]
+    merged = MergedRows()
+    merged.add(sorted(lines, key=_attempt))
+    return merged.rows()
+
+
+class MergedRows:
+    """The same of lines that come one after another, attempts in order, for whoever looks often:
+    it costs what is new, and holds each name once.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[float, dict[str, float]] = {}
+        self._attempt = -1
+        self._first = math.inf  # step of that attempt
+        self._earlier: dict[float, dict[str, float]] = {}  # attempts' rows from that step on
+
+    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        for line in lines:
+            step = line.get("axis/step")
+            if isinstance(step, int | float):
+                row = self._row(_attempt(line), step)
+                row.update({intern(name): v for name, v in line.items() if _is_number(v)})
+
+    def rows(self) -> list[dict[str, float]]:
+        return [self._rows[step] for step in sorted(self._rows)]
+
+    def _row(self, attempt: int, step: float) -> dict[str, float]:
+        if attempt > self._attempt:
+            self._attempt, self._first, self._earlier = attempt, math.inf, {}
+        if step < self._first:
+            for later in [each for each in self._rows if step <= each < self._first]:
+                self._earlier[later] = self._rows.pop(later)
+            self._first = step
+        if step not in self._rows:
+            self._rows[step] = self._earlier.pop(step, {})
+        return self._rows[step]
+
+
+def _attempt(line: Mapping[str, Any]) -> int:
+    return int(line.get("attempt") or 0)
 
 
 def _is_number(value: Any) -> bool:

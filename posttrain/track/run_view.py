@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from posttrain.track.find_run import RunPlace, find_run
 from posttrain.track.jsonl import JsonlFollower
-from posttrain.track.rows import last_values, merge_rows
+from posttrain.track.rows import MergedRows, last_values
 from posttrain.track.run_parts import (
     evaluation_of,
     measurements_of,
@@ -90,22 +90,25 @@ class _StageFiles:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._metrics = JsonlFollower(directory / "metrics.jsonl")
         self._followers = {
-            name: JsonlFollower(directory / f"{name}.jsonl")
-            for name in ("metrics", "events", "samples")
+            name: JsonlFollower(directory / f"{name}.jsonl") for name in ("events", "samples")
         }
         self._lines: dict[str, list[dict[str, Any]]] = {name: [] for name in self._followers}
+        self._merged = MergedRows()
         self._rows: list[dict[str, float]] = []
+        self._last: dict[str, float] = {}
         self._config: dict[str, Any] = {}
 
     def view(
         self, entry: Mapping[str, Any], now: float, alive: bool, begun: float | None
     ) -> StageView:
         for name, follower in self._followers.items():
-            new = follower.read_new()
-            self._lines[name] += new
-            if new and name == "metrics":
-                self._rows = merge_rows(self._lines["metrics"])
+            self._lines[name] += follower.read_new()
+        if new := self._metrics.read_new():
+            self._merged.add(new)
+            self._rows = self._merged.rows()
+            self._last |= last_values(new)
         self._lines["samples"] = self._lines["samples"][-SAMPLES_KEPT:]
         self._config = self._config or read_yaml(self._directory / "config.yaml")
         manifest = read_json(self._directory / "manifest.json")
@@ -114,7 +117,7 @@ class _StageFiles:
             state = "stopped"
         verdict = evaluation_of(read_json(self._directory / "measurements.json"))
         metrics: dict[str, Any] = dict(manifest.get("metrics") or {})
-        metrics |= last_values(self._lines["metrics"])
+        metrics |= self._last
         if verdict is not None:
             metrics["models"] = {
                 model: {task: result.value.as_dict() for task, result in found.tasks.items()}

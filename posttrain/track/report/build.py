@@ -35,10 +35,12 @@ from posttrain.track.report.sample_pairs import before_and_after, stage_samples
 from posttrain.track.report.soups import soup_rows
 from posttrain.track.report.timeline import stage_timelines
 from posttrain.track.run_view import read_run
+from posttrain.track.trace_read import READ_BYTES
 from posttrain.track.views import RunView
 
 HERE = Path(__file__).parent
 REFRESH_S = 10  # of live.html
+LIVE_TRACE_BYTES = 1 << 20  # of a trace's end; the driver holds fifteen times as much meanwhile
 
 
 def write_report(run_dir: Path | str, out_path: Path | str, live: bool = False) -> Path:
@@ -67,7 +69,7 @@ class ReportFailed(PosttrainError):
 
 def render_report(view: RunView, live: bool = False) -> str:
     """The page as text."""
-    context = _sections(view)
+    context = _sections(view, LIVE_TRACE_BYTES if live else READ_BYTES)
     figures: list[Figure] = context.pop("figures")
     scripts = {"figures": Markup(_json_for_html([figure.as_json() for figure in figures]))}
     return _template().render(
@@ -85,11 +87,11 @@ def render_report(view: RunView, live: bool = False) -> str:
     )
 
 
-def _sections(view: RunView) -> dict[str, Any]:
+def _sections(view: RunView, trace_bytes: int) -> dict[str, Any]:
     pareto = pareto_figure(view)
     curves = [found for stage in view.stages if (found := stage_curves(stage, view))]
     ages = age_figures(view)
-    timelines = stage_timelines(view)
+    timelines = stage_timelines(view, trace_bytes)
     figures = [*([pareto] if pareto else []), *(f for c in curves for f in c.figures), *ages]
     for timeline in timelines:
         figures += [*([timeline.bars] if timeline.bars else []), *timeline.curves]

@@ -22,7 +22,7 @@ from posttrain.track.report.figure import (
 )
 from posttrain.track.spans import Span
 from posttrain.track.trace import FILE_NAME, trace_files
-from posttrain.track.trace_read import read_spans
+from posttrain.track.trace_read import READ_BYTES, read_spans
 from posttrain.track.views import RunView, StageView
 
 RESOLUTION = 800  # bars closer than one part in so many of the width become one
@@ -49,14 +49,15 @@ class StageTimeline:
     files: Sequence[str]  # relative to the run folder
 
 
-def stage_timelines(view: RunView) -> list[StageTimeline]:
-    """Of every stage that has something to show."""
-    found = [_timeline(stage, view) for stage in view.stages if stage.kind == "online_rl"]
+def stage_timelines(view: RunView, trace_bytes: int = READ_BYTES) -> list[StageTimeline]:
+    """Of every stage that has something to show; of its trace the last `trace_bytes`."""
+    online = [stage for stage in view.stages if stage.kind == "online_rl"]
+    found = [_timeline(stage, view, trace_bytes) for stage in online]
     return [timeline for timeline in found if timeline.bars or timeline.curves]
 
 
-def _timeline(stage: StageView, view: RunView) -> StageTimeline:
-    spans = read_spans(stage.directory)
+def _timeline(stage: StageView, view: RunView, trace_bytes: int) -> StageTimeline:
+    spans = read_spans(stage.directory, trace_bytes)
     files = [str(path.relative_to(view.directory)) for path in trace_files(stage.directory)]
     curves = [*_busy(stage), *_queues(stage), *_syncs(stage)]
     return StageTimeline(stage, _bars(stage, spans) if spans else None, curves, files)

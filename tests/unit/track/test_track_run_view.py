@@ -5,10 +5,12 @@ import os
 import socket
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from track_run_folder import IDENTITIES, SECONDS, START, write_run
 
 from posttrain.errors import InputError
-from posttrain.track.rows import last_values, merge_rows, share_by_age
+from posttrain.track.rows import MergedRows, last_values, merge_rows, share_by_age
 from posttrain.track.run_view import RunReader, find_run, read_run, status_json
 
 RLVR_AT = START + SECONDS["blank"] + SECONDS["base"] + SECONDS["sft"]
@@ -33,6 +35,33 @@ def test_a_restart_replaces_the_steps_it_repeats():
         "reward/mean": 0.5,
     }
     assert last_values(lines) == {"train/loss": 2.5, "reward/mean": 0.5}
+
+
+ATTEMPTS = st.lists(st.lists(st.tuples(st.integers(0, 6), st.sampled_from("abc")), max_size=8))
+
+
+@given(ATTEMPTS, st.integers(1, 5))
+def test_rows_that_come_in_pieces_are_merged_as_all_at_once(attempts, piece):
+    """All at once: what is left of each attempt, then the next one laid over it."""
+    lines = [
+        {"attempt": attempt, "axis/step": step, f"train/{name}": float(number)}
+        for attempt, steps in enumerate(attempts)
+        for number, (step, name) in enumerate(steps)
+    ]
+    meant: dict[int, dict] = {}
+    for attempt in range(len(attempts)):
+        own: dict[int, dict] = {}
+        for line in (each for each in lines if each["attempt"] == attempt):
+            own.setdefault(line["axis/step"], {}).update(line)
+        first = min(own, default=99)
+        meant = {s: row for s, row in meant.items() if s < first or s in own}
+        meant |= {step: meant.get(step, {}) | row for step, row in own.items()}
+    merged = MergedRows()
+    for start in range(0, len(lines), piece):
+        merged.add(lines[start : start + piece])
+        merged.rows()
+    assert merged.rows() == [meant[step] for step in sorted(meant)]
+    assert merge_rows(lines) == merged.rows()
 
 
 def test_age_shares_over_all_steps():
