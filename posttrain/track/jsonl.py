@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +130,23 @@ class JsonlFollower:
 
     def read_new(self) -> list[dict[str, Any]]:
         """The new whole rows. A file that became shorter is read from its start again."""
+        return list(self.new_rows())
+
+    def new_rows(self) -> Iterator[dict[str, Any]]:
+        """The same, of which only one need be in memory."""
         try:
             with self.path.open("rb") as stream:
                 if os.fstat(stream.fileno()).st_size < self._offset:
                     self._offset = 0
                 stream.seek(self._offset)
-                data = stream.read()
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        return
+                    self._offset += len(line)
+                    if (row := _parse(line)) is not None:
+                        yield row
         except OSError:
-            return []  # not there yet, or gone: nothing new
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [row for line in whole.splitlines() if (row := _parse(line)) is not None]
+            return  # not there yet, or gone: nothing new
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

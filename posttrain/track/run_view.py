@@ -105,10 +105,7 @@ class _StageFiles:
     ) -> StageView:
         for name, follower in self._followers.items():
             self._lines[name] += follower.read_new()
-        if new := self._metrics.read_new():
-            self._merged.add(new)
-            self._rows = self._merged.rows()
-            self._last |= last_values(new)
+        self._read_metrics()
         self._lines["samples"] = self._lines["samples"][-SAMPLES_KEPT:]
         self._config = self._config or read_yaml(self._directory / "config.yaml")
         manifest = read_json(self._directory / "manifest.json")
@@ -155,6 +152,16 @@ class _StageFiles:
             manifest=manifest,
             config=self._config,
         )
+
+    def _read_metrics(self) -> None:
+        """Line by line: of a long run they are hundreds of megabytes as lists."""
+        is_new = False
+        for line in self._metrics.new_rows():
+            self._merged.add((line,))
+            self._last |= last_values((line,))
+            is_new = True
+        if is_new:
+            self._rows = self._merged.rows()
 
     def _progress(self, manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
         """Steps done and steps to do. RL counts steps from 0: its step n makes version n + 1."""

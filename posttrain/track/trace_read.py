@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,16 @@ def read_spans(directory: Path, max_bytes: int = READ_BYTES) -> list[Span]:
     ]
 
 
-def _last_events(path: Path, max_bytes: int) -> list[dict[str, Any]]:
+def _last_events(path: Path, max_bytes: int) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, 2) - max_bytes))
-            lines = stream.read().splitlines()
+            for line in stream:
+                try:
+                    event = json.loads(line.rstrip(b",\n"))
+                except ValueError:
+                    continue
+                if isinstance(event, dict):
+                    yield event
     except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            event = json.loads(line.rstrip(b","))
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            found.append(event)
-    return found
+        return
