@@ -115,6 +115,7 @@ def _sections(view: RunView, trace_bytes: int) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(HERE)
     surroundings = jinja2.Environment(
