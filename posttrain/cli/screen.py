@@ -94,7 +94,7 @@ class Screen:
             begun = time.monotonic()
             try:
                 write_report(self._directory, self._directory / "live.html", live=True)
-                gc.collect()  # a page leaves the run's rows in cycles, and Python collects rarely here
+                gc.collect()  # a page leaves the run's rows in cycles, which are collected rarely
                 pause_s = max(PAGE_EVERY_S, (time.monotonic() - begun) / PAGE_SHARE)
             except Exception as error:  # a page that fails must not stop the training it shows
                 self.say(f"live.html could not be written: {error!r}")
