@@ -24,11 +24,12 @@ from posttrain.cluster import calls
 from posttrain.cluster.actors import EngineActor
 from posttrain.cluster.engine_place import EnginePlace, require_one_memory
 from posttrain.cluster.handles import ENGINE_START_S, EngineHandle
-from posttrain.errors import EngineFailed, InputError, Interrupted, PosttrainError
+from posttrain.errors import EngineFailed, InputError, Interrupted, PosttrainError, ProcessDied
 from posttrain.pipeline.room import Room
 from posttrain.ports import EngineSpec
 from posttrain.weight_sync.model_folder import NOT_ARCHITECTURE
 
+STARTS = 3  # of one engine, before its stage fails
 LOOK_EVERY_S = 1.0
 LONG_WAIT_S = 30.0  # of an engine that starts; then idle ones may stand in its way
 
@@ -211,17 +212,21 @@ class EnginePool:
         self, engine: _Pooled, spec: EngineSpec, given_up: Callable[[], bool] = lambda: False
     ) -> _Pooled:
         """End an engine and start a fresh one in its place. Blocks until it is ready."""
-        with self._lock:
-            self._end(engine)
-            fresh = self._launch(engine.key, spec)
-            fresh.busy = True
-            self._engines.append(fresh)
+        fresh = self._launch_in_place_of(engine, spec)
         try:
             self._make_ready(fresh, given_up)
         except PosttrainError:
             with self._lock:
                 self._end(fresh)
             raise
+        return fresh
+
+    def _launch_in_place_of(self, engine: _Pooled, spec: EngineSpec) -> _Pooled:
+        with self._lock:
+            self._end(engine)
+            fresh = self._launch(engine.key, spec)
+            fresh.busy = True
+            self._engines.append(fresh)
         return fresh
 
     def close(self) -> None:
@@ -257,20 +262,23 @@ class EnginePool:
         return _Pooled(key, EngineHandle(actor, name), actor.start.remote(), room)
 
     def _prepared(self, engine: _Pooled, spec: EngineSpec) -> _Pooled:
-        """The engine with the spec's weights; a fresh one where it died since its last use."""
-        was_used = engine.ready
-        try:
-            self._make_ready(engine)
-            engine.handle.load_model_folder(spec.model_path)
-            return engine
-        except InputError:
-            raise
-        except PosttrainError:
-            if not was_used:
-                raise
-        fresh = self.replace(engine, spec)
-        fresh.handle.load_model_folder(spec.model_path)
-        return fresh
+        """The engine with the spec's weights; a fresh one where it died, since its last use or
+        while it started. What it says itself of why it does not start is not tried again.
+        """
+        for left in reversed(range(STARTS)):
+            was_used = engine.ready
+            try:
+                self._make_ready(engine)
+                engine.handle.load_model_folder(spec.model_path)
+                return engine
+            except PosttrainError as error:
+                is_to_be = isinstance(error, InputError | Interrupted)
+                if not left or is_to_be or not (was_used or _is_death(error)):
+                    with self._lock:
+                        self._end(engine)
+                    raise
+            engine = self._launch_in_place_of(engine, spec)
+        raise AssertionError("the last start returns or raises")
 
     def _make_ready(self, engine: _Pooled, given_up: Callable[[], bool] = lambda: False) -> None:
         if engine.ready:
@@ -306,3 +314,7 @@ class EnginePool:
         ray.kill(engine.handle.actor)
         if engine in self._engines:
             self._engines.remove(engine)
+
+
+def _is_death(error: PosttrainError) -> bool:
+    return isinstance(error, ProcessDied) or isinstance(error.__cause__, ProcessDied)

@@ -13,7 +13,7 @@ from ray.exceptions import RaySystemError
 
 from posttrain.cluster import engines
 from posttrain.cluster.engine_place import EnginePlace
-from posttrain.errors import EngineFailed, Interrupted
+from posttrain.errors import EngineFailed, Interrupted, PosttrainError, ProcessDied
 from posttrain.pipeline.room import Room
 from posttrain.ports import EngineSpec
 
@@ -167,3 +167,40 @@ def test_a_cluster_that_does_not_answer_undoes_nothing(ended: list[str], spec: E
     with pool.lease(spec, 1), pool.room_for(Room(1, 0)):
         pass
     assert ended == []
+
+
+@pytest.mark.parametrize(
+    ("failures", "leases"),
+    [
+        ([ProcessDied("its process died")] * 2, "2"),
+        ([ProcessDied("its process died")] * 3, None),
+        ([EngineFailed("engine 0 did not start: no model folder")], None),
+    ],
+)
+def test_an_engine_that_dies_while_it_starts_is_started_again(
+    ended: list[str],
+    spec: EngineSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: list[PosttrainError],
+    leases: str | None,
+) -> None:
+    left = list(failures)
+
+    def get(answer: Any, *_: Any) -> Any:
+        if left and isinstance(answer, EnginePlace):
+            raise left.pop(0)
+        return answer
+
+    monkeypatch.setattr(engines.calls, "get", get)
+    pool = pool_of(3, 3)
+    if leases is None:
+        with pytest.raises(EngineFailed, match="did not start"), pool.lease(spec, 1):
+            pass
+        assert left == []
+        assert {str(number) for number in range(len(failures))} == set(ended)
+    else:
+        with pool.lease(spec, 1) as lease:
+            assert [handle.name for handle in lease.handles] == [leases]
+        assert set(ended) == {"0", "1"}
+    with pool.room_for(Room(3, 3)):  # which ends the one that is there
+        assert len(set(ended)) == (3 if leases else len(failures))
