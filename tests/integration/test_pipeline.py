@@ -123,8 +123,9 @@ def stopped(workplace, first_run):
     workplace.wait_for(lambda: len(list(began.iterdir())) == 2, process)
     second = workplace.posttrain("run", "tiny.yaml")  # takes a while: before the answers get short
     workplace.wait_for(lambda: list(began.glob("*/rollouts/step-000006.parquet")), process)
-    with workplace.slow("ray::EngineActor"):  # or its answers would all be whole before it saves
-        time.sleep(0.5)
+    with workplace.slow("ray::EngineActor"):  # or its answers would all be whole before it saves:
+        steps = len(list(began.glob("*/rollouts/*"))) + 5  # more than lie ready at most
+        workplace.wait_for(lambda: len(list(began.glob("*/rollouts/*"))) >= steps, process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
