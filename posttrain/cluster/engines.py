@@ -25,7 +25,7 @@ from posttrain.cluster.actors import EngineActor
 from posttrain.cluster.engine_place import EnginePlace, require_one_memory
 from posttrain.cluster.handles import ENGINE_START_S, EngineHandle
 from posttrain.errors import EngineFailed, InputError, Interrupted, PosttrainError, ProcessDied
-from posttrain.pipeline.room import Room
+from posttrain.pipeline.room import Room, together
 from posttrain.ports import EngineSpec
 from posttrain.weight_sync.model_folder import NOT_ARCHITECTURE
 
@@ -194,13 +194,10 @@ class EnginePool:
             self._end(engine)
 
     def _fits(self, there: Room) -> bool:
-        held = [*self._claims, *(engine.room for engine in self._engines)]
-        cpus = max((each.cpus for each in self._brief), default=0)
-        gpus = max((each.gpus for each in self._brief), default=0)
-        return (
-            sum(each.cpus for each in held) + cpus <= there.cpus
-            and sum(each.gpus for each in held) + gpus <= there.gpus
-        )
+        brief = max((each.cpus for each in self._brief), default=0)  # calls have no GPUs
+        engines = [engine.room for engine in self._engines]
+        held = together([*self._claims, *engines, Room(brief, 0)])
+        return held.cpus <= there.cpus and held.gpus <= there.gpus
 
     def distrust(self, names: Sequence[str]) -> None:
         """End engines that did not come back from their work."""
@@ -208,9 +205,7 @@ class EnginePool:
             for engine in [each for each in self._engines if each.handle.name in names]:
                 self._end(engine)
 
-    def replace(
-        self, engine: _Pooled, spec: EngineSpec, given_up: Callable[[], bool] = lambda: False
-    ) -> _Pooled:
+    def replace(self, engine: _Pooled, spec: EngineSpec, given_up: Callable[[], bool]) -> _Pooled:
         """End an engine and start a fresh one in its place. Blocks until it is ready."""
         fresh = self._launch_in_place_of(engine, spec)
         try:

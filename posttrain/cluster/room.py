@@ -9,7 +9,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from posttrain.errors import InputError, Problem
-from posttrain.pipeline.room import Held, Room
+from posttrain.pipeline.room import Held, Room, together
 
 LOOK_EVERY_S = 2.0
 
@@ -22,8 +22,7 @@ def nodes_now() -> list[Room]:
 
 def room_now() -> Room:
     """What all living nodes have together."""
-    nodes = nodes_now()
-    return Room(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
+    return together(nodes_now())
 
 
 def require_room(

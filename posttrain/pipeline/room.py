@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,12 @@ class Room:
 
     cpus: int  # slots: one per engine and trainer, whatever they compute on
     gpus: int
+
+
+def together(rooms: Iterable[Room]) -> Room:
+    """Their sum."""
+    counted = list(rooms)
+    return Room(sum(each.cpus for each in counted), sum(each.gpus for each in counted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ def does_not_fit(
     stages: Mapping[str, Held], nodes: Sequence[Room], is_local: bool, places: Places
 ) -> list[Problem]:
     """A mistake for each stage that the nodes, all of them free, could not hold."""
-    there = Room(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
+    there = together(nodes)
     largest = max((node.gpus for node in nodes), default=0)
     help = "fewer engines or trainers here, " + (
         "or `--address HOST:PORT` of a cluster"

@@ -40,7 +40,7 @@ from posttrain.track.views import RunView
 
 HERE = Path(__file__).parent
 REFRESH_S = 10  # of live.html
-LIVE_TRACE_BYTES = 1 << 20  # of a trace's end; the driver holds fifteen times as much meanwhile
+LIVE_TRACE_BYTES = 1 << 20  # of a trace's end; the driver holds twice as much meanwhile
 
 
 def write_report(run_dir: Path | str, out_path: Path | str, live: bool = False) -> Path:
