@@ -17,7 +17,7 @@ from posttrain.types import Directive, Rollout, Sampling, Work
 torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
-from tiny_engine import CONTEXT, Bench, furthest, prompt, some_steps, true_logprobs  # noqa: E402
+from tiny_engine import CONTEXT, Bench, HalfWay, furthest, prompt, true_logprobs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +124,11 @@ def test_weights_swapped_while_samples_run(bench, tmp_path):
         serving = serve(bench, desk, tmp_path)
         desk.send(weights=bench.publish(model=(bench.version + 1) % 2))
         await desk.until(lambda: desk.syncs)
-        desk.send(work=tuple(work(number, 4, Sampling(90, seed=5)) for number in range(12)))
-        await some_steps(bench.engine)
-        desk.send(weights=bench.publish(model=(bench.version + 1) % 2))
+        with HalfWay(bench.engine) as half_way:
+            desk.send(work=tuple(work(number, 4, Sampling(90, seed=5)) for number in range(12)))
+            await half_way.there()
+            desk.send(weights=bench.publish(model=(bench.version + 1) % 2))
+            await desk.until(lambda: len(desk.syncs) == 2)
         await desk.until(lambda: len(desk.finished) == 48)
         desk.send(end=True)
         await serving
@@ -138,7 +140,7 @@ def test_weights_swapped_while_samples_run(bench, tmp_path):
     both = {bench.version - 1, bench.version}
     rollouts = rollouts_of(desk).values()
     changed = [rollout for rollout in rollouts if set(rollout.versions) == both]
-    assert len(changed) > 12  # the others had ended before
+    assert len(changed) > 24  # the others had ended before
     for rollout in rollouts:
         require_true(bench, rollout)
     for rollout in changed:
@@ -154,12 +156,12 @@ def test_a_dead_workers_samples_go_on_from_its_journal(bench, tmp_path):
         first = Desk()
         begun = bench.version
         serving = serve(bench, first, tmp_path, "a", journal_every_tokens=4, journal_check_s=0.005)
-        first.send(work=tuple(work(number, 4, sampling) for number in range(8)))
-        (path,) = tmp_path.iterdir()
-        while len(scan(path).partial) < 16:
-            await asyncio.sleep(0.002)
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+        with HalfWay(bench.engine):
+            first.send(work=tuple(work(number, 4, sampling) for number in range(8)))
+            (path,) = tmp_path.iterdir()
+            await first.until(lambda: len(scan(path).partial) >= 16)
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
         left = scan(path)
         second = Desk()
         serving = serve(bench, second, tmp_path, "b")
@@ -173,7 +175,7 @@ def test_a_dead_workers_samples_go_on_from_its_journal(bench, tmp_path):
 
     begun, left, desk = bench.run(run())
     rollouts = rollouts_of(desk)
-    assert len(left.partial) >= 8
+    assert len(left.partial) >= 16
     assert len(rollouts) == 32
     told = {(each.draw, each.sample): each for each in desk.finished}
     for (_, draw, sample), partial in left.partial.items():
@@ -239,11 +241,12 @@ def test_aborted_samples_leave_the_engine(bench, tmp_path):
     async def run():
         desk = Desk()
         serving = serve(bench, desk, tmp_path)
-        desk.send(work=(work(1, 32, Sampling(100)),))
-        await some_steps(bench.engine)
-        desk.send(abort=(("train", 1),))
-        while (await bench.engine.stats())["running"] > 0:
-            await asyncio.sleep(0.01)
+        with HalfWay(bench.engine) as half_way:
+            desk.send(work=(work(1, 32, Sampling(100)),))
+            await half_way.there()
+            desk.send(abort=(("train", 1),))
+            while (await bench.engine.stats())["running"] > 0:
+                await asyncio.sleep(0.01)
         assert not await bench.engine.growth({}, 1)
         desk.send(end=True)
         await serving

@@ -36,7 +36,7 @@ def test_log_probs_are_those_of_the_new_weights(weights):
 def test_64_seeded_answers_survive_a_swap_and_every_token_has_its_version(weights):
     flight = weights["flight"]
     assert flight["answers"] == 64
-    assert flight["changed"] > 16  # the others ended before the swap
+    assert flight["changed"] > 32  # the others ended before the swap
     assert flight["sorted"]
     assert flight["old_gap"] <= 1e-4
     assert flight["new_gap"] <= 1e-4

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,12 +95,35 @@ def prompt(length: int, number: int = 0) -> Prompt:
     return Prompt(f"prompt {number}", "test", tuple(tokens), "", {})
 
 
-async def some_steps(engine) -> None:
-    """Wait until the engine has made a dozen steps or so, however fast it is."""
-    while (await engine.stats())["running"] == 0:
-        await asyncio.sleep(0.005)
-    for _ in range(12):  # one step lies between two calls
-        await engine._thread.call(lambda _: None)
+class HalfWay:
+    """While the block lasts, the engine makes `steps` steps and then stands; functions run between
+    steps all the same. So what is to happen to answers under way meets them there, however fast the
+    engine is.
+    """
+
+    def __init__(self, engine: Any, steps: int = 12) -> None:
+        self._engine = engine._thread.engine  # vLLM's own
+        self._left = steps
+        self._there = threading.Event()
+
+    def __enter__(self) -> HalfWay:
+        self._step, self._engine.step = self._engine.step, self._step_or_stand
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._engine.step = self._step
+
+    def _step_or_stand(self) -> list[Any]:
+        if self._left > 0:
+            self._left -= 1
+            return self._step()
+        self._there.set()
+        time.sleep(0.001)
+        return []
+
+    async def there(self) -> None:
+        """Until the last of the steps is made."""
+        assert await asyncio.to_thread(self._there.wait, 60), "the engine made too few steps"
 
 
 def true_logprobs(model, rollout: Rollout, temperature: float = 1.0) -> list[float]:

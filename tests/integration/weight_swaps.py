@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-VOCABULARY = 64
+from tiny_engine import VOCABULARY, HalfWay
 
 
 def gap(model, rollout, start=0, end=None) -> float:
@@ -85,12 +85,10 @@ class WeightSwaps:
         return {"matrices": (before[0], after[0]), "notes": (before[1], after[1])}
 
     async def in_flight(self) -> dict:
-        answers = [asyncio.create_task(self.ask(i, tokens=90)) for i in range(64)]
-        while (await self.engine.stats())["running"] == 0:
-            await asyncio.sleep(0.002)
-        for _ in range(8):  # one step lies between two calls
-            await self.engine._thread.call(lambda _: None)
-        report = await self.engine.update_weights(self.publish(2))
+        with HalfWay(self.engine) as half_way:
+            answers = [asyncio.create_task(self.ask(i, tokens=90)) for i in range(64)]
+            await half_way.there()
+            report = await self.engine.update_weights(self.publish(2))
         rollouts = [(await answer)[1] for answer in answers]
         changed = [r for r in rollouts if set(r.versions) == {1, 2}]
         firsts = [rollout.versions.index(2) for rollout in changed]
