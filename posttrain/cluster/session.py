@@ -179,6 +179,7 @@ def _ended_for_certain() -> Iterator[None]:
         for worker in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
+        psutil.wait_procs(alive, WORKERS_END_S)  # until then they hold what is cleaned up next
 
 
 def _is_raylet(process: psutil.Process) -> bool:

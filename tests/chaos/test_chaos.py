@@ -23,7 +23,7 @@ WEIGHTS = {
 # Restarts that one life of the driver grants each (posttrain.cluster.launcher).
 GRANTED = {"trainer": 3, "trainer groups": 3, "coordinator": 3}
 STEPS_PER_DEATH = 20
-DEADLY_SHARE = 0.85  # of the steps; the last death is still to be made good
+DEADLY_SHARE = 0.75  # of the steps; the last death is still to be made good
 FEWEST_STEPS = 400  # by then the reward has long stopped rising
 # A rate that stays at its peak unlearns it again in some runs, undisturbed ones too.
 LEARNING = {"lr": 5e-4, "schedule": "linear"}
@@ -65,4 +65,4 @@ def test_whatever_dies_whenever(workplace, calm_workplace):
     learnt, undisturbed = (each.reward_at_the_end(END_STEPS) for each in (run, calm))
     print(f"reward at the end: {learnt:.3f}, undisturbed {undisturbed:.3f}")
     assert learnt == pytest.approx(undisturbed, abs=NOISE)
-    assert workplace.leftovers(patience_s=75.0) == []  # agents of a killed raylet need a minute
+    assert workplace.leftovers() == []  # agents of a killed raylet need a minute

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 PIPELINE = """
@@ -149,9 +150,19 @@ class Workplace:
     def wait_for(self, what, process: subprocess.Popen, timeout: float = PATIENCE_S) -> None:
         end = time.monotonic() + timeout
         while not what():
-            assert process.poll() is None, process.communicate()[1]
+            if process.poll() is not None and not what():  # not even when it ended
+                raise AssertionError(process.communicate()[1])
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.2)
+
+    def kill_driver(self, process: subprocess.Popen) -> None:
+        """And wait for what it had started: it goes on until its raylet has noticed."""
+        process.kill()
+        process.communicate(timeout=PATIENCE_S)
+        end = time.monotonic() + PATIENCE_S
+        while self.processes("ray::EngineActor") or self.processes("ray::RayTrainWorker"):
+            assert time.monotonic() < end, "a killed driver's actors are still there"
+            time.sleep(0.1)
 
     # -- what is there of this workplace --------------------------------------------------------
 
@@ -171,10 +182,17 @@ class Workplace:
                 found[int(folder.name)] = words[:100]
         return dict(sorted(found.items()))
 
+    def elders(self, name: str) -> list[int]:
+        """Those processes, but for what one of them has just forked, which for a moment bears its
+        name.
+        """
+        found = self.processes(name)
+        return [process for process in found if _parent(process) not in found]
+
     @contextmanager
     def slow(self, name: str, share: float = 0.1) -> Iterator[None]:
         """That process computes only for a share of the time, as if its model were large."""
-        (victim,) = self.processes(name)
+        (victim,) = self.elders(name)
         over = threading.Event()
 
         def hold_back() -> None:
@@ -192,7 +210,7 @@ class Workplace:
             over.set()
             thread.join()
 
-    def leftovers(self, patience_s: float = 10.0, besides: tuple[str, ...] = ()) -> list[str]:
+    def leftovers(self, patience_s: float = 75.0, besides: tuple[str, ...] = ()) -> list[str]:
         """What is still there of it, `besides` some; waits a little for what is on its way out."""
         end = time.monotonic() + patience_s
         while True:
@@ -204,6 +222,13 @@ class Workplace:
             if not left or time.monotonic() > end:
                 return left
             time.sleep(0.5)
+
+
+def _parent(process: int) -> int | None:
+    try:
+        return psutil.Process(process).ppid()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def findings_of(program: Path | str, folder: Path, *words: str) -> dict[str, Any]:
@@ -228,7 +253,8 @@ def new_workplace(path: Path) -> Iterator[Workplace]:
     place = Workplace(path)
     yield place
     for process in place.processes():  # of a test that failed half-way
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

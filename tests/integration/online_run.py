@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import statistics
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 from conftest import PATIENCE_S, Workplace
 
@@ -104,33 +103,33 @@ class OnlineRun:
         self.place.wait_for(lambda: self.steps_done() >= step, self.process)
 
     def victims(self, kind: str) -> list[int]:
-        """Not what one of them has just forked, which for a moment bears its name."""
-        found = list(self.place.processes(VICTIMS[kind]))
-        return [process for process in found if _parent(process) not in found]
+        """Processes of that kind, oldest first."""
+        return self.place.elders(VICTIMS[kind])
 
-    def kill(self, kind: str) -> int:
-        """kill -9 the process of that kind; its process id. Waits for one to be there."""
-        self.place.wait_for(lambda: self.victims(kind), self.process)
-        victim = self.victims(kind)[-1]
-        os.kill(victim, signal.SIGKILL)
-        return victim
+    def newest(self, kind: str) -> int:
+        """Waits for one to be there."""
+        found: list[int] = []
+        self.place.wait_for(lambda: found.extend(self.victims(kind)[-1:]) or found, self.process)
+        return found[0]
+
+    def kill(self, kind: str) -> None:
+        """kill -9 the newest process of that kind; the one after it where that has just ended."""
+        while True:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.newest(kind), signal.SIGKILL)
+                return
 
     def kill_driver(self) -> None:
         """And wait for what it had started: engines go on until their raylet has noticed."""
-        self.process.kill()
-        self.process.communicate(timeout=30)
-        end = time.monotonic() + 60.0
-        while any(self.victims(kind) for kind in ("engine", "coordinator", "trainer")):
-            assert time.monotonic() < end, "a killed driver's actors are still there"
-            time.sleep(0.1)
+        self.place.kill_driver(self.process)
 
     # -- records --------------------------------------------------------------------------------
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for event in lines(self.folder / "events.jsonl") if event["name"] == name]
 
-    def wait_for_event(self, name: str, count: int = 1, timeout: float = 60.0) -> None:
-        self.place.wait_for(lambda: len(self.events(name)) >= count, self.process, timeout)
+    def wait_for_event(self, name: str, count: int = 1) -> None:
+        self.place.wait_for(lambda: len(self.events(name)) >= count, self.process)
 
     def rows(self) -> list[dict[str, Any]]:
         return lines(self.folder / "metrics.jsonl")
@@ -165,13 +164,6 @@ def lines(path: Path) -> list[dict[str, Any]]:
         return []
     content = path.read_bytes()
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
-
-
-def _parent(process: int) -> int | None:
-    try:
-        return psutil.Process(process).ppid()
-    except psutil.NoSuchProcess:
-        return None
 
 
 def series(rows: list[dict[str, Any]], name: str) -> list[float]:

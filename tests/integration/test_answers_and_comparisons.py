@@ -3,8 +3,6 @@ of reward models, and policies that learn from each.
 """
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -120,8 +118,7 @@ def stages(workplace):
     for made in ("rm/*/members/0/reward_models.json", "pairs/*/dataset/samples/*.parquet"):
         killed = workplace.start("run", "answers.yaml")
         workplace.wait_for(lambda made=made: list(workplace.run_folder.glob(made)), killed)
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.communicate()
+        workplace.kill_driver(killed)
     (folder,) = (workplace.run_folder / "pairs").iterdir()
     parts = {path.name: path.stat().st_mtime_ns for path in folder.glob("dataset/samples/*")}
     done = workplace.posttrain("run", "answers.yaml")
@@ -168,8 +165,9 @@ def test_the_policy_tells_held_out_pairs_apart(stages):
 
 def test_the_policy_learns_from_answers_that_are_good_or_bad(stages):
     held_out = series(stages["thumbs"], "pref/heldout_accuracy")
-    assert held_out[0] == 0.5 and held_out[-1] != 0.5
-    assert series(stages["thumbs"], "train/loss")[0] == pytest.approx(0.5, abs=0.02)
+    assert held_out[0] == 0.5
+    losses = series(stages["thumbs"], "train/loss")
+    assert losses[0] == pytest.approx(0.5, abs=0.02) and abs(losses[-1] - losses[0]) > 1e-3
     assert (stages["thumbs"] / "model" / "config.json").exists()
 
 

@@ -12,7 +12,7 @@ from posttrain.prompts.microworld import generate
 
 pytestmark = pytest.mark.slow
 
-STEPS = 30
+STEPS = 60
 
 
 class SubmittedRun(OnlineRun):
@@ -58,14 +58,16 @@ def survivor(workplace):
         seen["detached"] = (onlooker.communicate(timeout=PATIENCE_S)[1], onlooker.returncode, job)
         run.process = run.follow(job)
         run.wait_for_step(3)
-        kinds = ("engine", "trainer", "trainer groups")
-        seen["nodes"] = [cluster.of(run.victims(kind)[-1]).pid for kind in kinds]
-        seen["head"] = cluster.head.pid
-        cluster.kill(cluster.of(run.victims("engine")[-1]))
-        run.wait_for_event("engine-replaced", timeout=PATIENCE_S)
+        with workplace.slow("ray::EngineActor"):  # or the run might end before its nodes are found
+            kinds = ("engine", "trainer", "trainer groups")
+            nodes = [cluster.of(run.newest(kind)) for kind in kinds]
+            seen["nodes"] = [node.pid for node in nodes]
+            seen["head"] = cluster.head.pid
+            cluster.kill(nodes[0])
+        run.wait_for_event("engine-replaced")
         run.wait_for_step(run.steps_done() + 2)
-        cluster.kill(cluster.of(run.victims("trainer")[-1]))
-        run.wait_for_event("trainer-restarted", timeout=PATIENCE_S)
+        cluster.kill(cluster.of(run.newest("trainer")))
+        run.wait_for_event("trainer-restarted")
         out, err = run.process.communicate(timeout=PATIENCE_S)
         assert run.process.returncode == 0, (out + err)[-3000:]
         seen["log"] = out

@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from conftest import PATIENCE_S
 
 CODE = """
 import tempfile
@@ -51,15 +54,14 @@ def test_a_local_session_listens_on_loopback_only():
         start_new_session=True,
     )
     try:
-        addresses = set()
-        for _ in range(100):
-            known = listening_inodes()
-            addresses = {known[i] for i in sockets_of(process.pid) if i in known}
-            if len(addresses) and _has_raylet(process.pid):
-                break
-            subprocess.run(["sleep", "0.2"], check=True)
+        end = time.monotonic() + PATIENCE_S
+        while not _has_raylet(process.pid):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.2)
+        known = listening_inodes()
+        addresses = {known[i] for i in sockets_of(process.pid) if i in known}
     finally:
-        process.communicate("\n", timeout=60)
+        process.communicate("\n", timeout=PATIENCE_S)
     assert process.returncode == 0 and addresses
     mapped = "0000000000000000FFFF00000100007F"  # 127.0.0.1 as an IPv6 address
     loopback = {"0100007F", "00000000000000000000000001000000", mapped}

@@ -4,11 +4,11 @@ import json
 import math
 import re
 import signal
-import time
 from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import PATIENCE_S
 from online_run import check_records, lines, rollouts_of
 
 
@@ -93,10 +93,9 @@ def test_the_report_is_one_file_that_asks_for_nothing(workplace, first_run):
     assert "rlvr" in page and len(page) < 6e6
 
 
-def test_the_same_again_keeps_everything_and_takes_seconds(workplace, first_run):
-    began = time.monotonic()
+def test_the_same_again_keeps_everything_and_starts_nothing(workplace, first_run):
     again = workplace.posttrain("run", "tiny.yaml")
-    assert again.returncode == 0 and time.monotonic() - began < 15
+    assert again.returncode == 0 and "starting Ray" not in again.stderr
     stages = json.loads((workplace.run_folder / "run.json").read_text())["stages"]
     assert {stage["why"] for stage in stages} == {"kept"}
 
@@ -104,6 +103,8 @@ def test_the_same_again_keeps_everything_and_takes_seconds(workplace, first_run)
 LONGER = (  # answers long enough for some to be half-done when it is stopped: a blank model's
     "stages.rlvr.model=blank",
     "stages.rlvr.steps=60",
+    # A rate that stays at its peak unlearns again in some runs.
+    "stages.rlvr.algorithm={lr: 5e-4, schedule: linear}",
     "stages.rlvr.sampling.max_new_tokens=100",
     "stages.rlvr.staleness={max: 3, ahead: 3}",
 )
@@ -127,7 +128,7 @@ def stopped(workplace, first_run):
         steps = len(list(began.glob("*/rollouts/*"))) + 5  # more than lie ready at most
         workplace.wait_for(lambda: len(list(began.glob("*/rollouts/*"))) >= steps, process)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert workplace.leftovers() == []

@@ -124,7 +124,7 @@ def test_weights_swapped_while_samples_run(bench, tmp_path):
         serving = serve(bench, desk, tmp_path)
         desk.send(weights=bench.publish(model=(bench.version + 1) % 2))
         await desk.until(lambda: desk.syncs)
-        with HalfWay(bench.engine) as half_way:
+        with HalfWay(bench.engine, 48) as half_way:
             desk.send(work=tuple(work(number, 4, Sampling(90, seed=5)) for number in range(12)))
             await half_way.there()
             desk.send(weights=bench.publish(model=(bench.version + 1) % 2))
@@ -156,7 +156,7 @@ def test_a_dead_workers_samples_go_on_from_its_journal(bench, tmp_path):
         first = Desk()
         begun = bench.version
         serving = serve(bench, first, tmp_path, "a", journal_every_tokens=4, journal_check_s=0.005)
-        with HalfWay(bench.engine):
+        with HalfWay(bench.engine, 32):
             first.send(work=tuple(work(number, 4, sampling) for number in range(8)))
             (path,) = tmp_path.iterdir()
             await first.until(lambda: len(scan(path).partial) >= 16)
@@ -241,7 +241,7 @@ def test_aborted_samples_leave_the_engine(bench, tmp_path):
     async def run():
         desk = Desk()
         serving = serve(bench, desk, tmp_path)
-        with HalfWay(bench.engine) as half_way:
+        with HalfWay(bench.engine, 32) as half_way:
             desk.send(work=(work(1, 32, Sampling(100)),))
             await half_way.there()
             desk.send(abort=(("train", 1),))

@@ -4,6 +4,7 @@ import json
 import signal
 
 import pytest
+from conftest import PATIENCE_S
 from transformers import Qwen2Config
 
 from posttrain.model.micro import micro_tokenizer
@@ -51,7 +52,7 @@ def ran(workplace):
     process.stdout.close()  # as where `| tee log` had the same Ctrl-C, or the terminal is gone
     process.stderr.close()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 130
+    assert process.wait(timeout=PATIENCE_S) == 130
     assert json.loads((smoke / "run.json").read_text())["state"] == "stopped"
     done = workplace.posttrain("resume", smoke.name)
     assert done.returncode == 0, done.stderr

@@ -130,7 +130,7 @@ def test_answers_under_way_go_on_with_the_new_weights(bench):
     async def update_in_the_middle():
         asked = [prompt(30, number) for number in range(64)]
         sampling = Sampling(90, 1.0, seed=21)
-        with HalfWay(bench.engine) as half_way:
+        with HalfWay(bench.engine, 64) as half_way:
             answers = [
                 asyncio.create_task(bench.engine.generate(str(i), asked[i], 1, sampling))
                 for i in range(64)
@@ -201,7 +201,7 @@ def test_cancelled_answers_leave_the_engine(bench):
         return counts["running"] + counts["waiting"]
 
     async def give_up():
-        with HalfWay(bench.engine) as half_way:
+        with HalfWay(bench.engine, 32) as half_way:
             answer = asyncio.create_task(bench.engine.generate("g", prompt(10), 32, Sampling(100)))
             await half_way.there()
             answer.cancel()

@@ -96,14 +96,15 @@ def prompt(length: int, number: int = 0) -> Prompt:
 
 
 class HalfWay:
-    """While the block lasts, the engine makes `steps` steps and then stands; functions run between
-    steps all the same. So what is to happen to answers under way meets them there, however fast the
-    engine is.
+    """While the block lasts, the engine waits for so many requests, makes a dozen steps and then
+    stands; functions run between steps all the same. So what is to happen to answers under way
+    meets them there, however fast the engine is.
     """
 
-    def __init__(self, engine: Any, steps: int = 12) -> None:
+    def __init__(self, engine: Any, requests: int) -> None:
         self._engine = engine._thread.engine  # vLLM's own
-        self._left = steps
+        self._requests = requests
+        self._left = 12
         self._there = threading.Event()
 
     def __enter__(self) -> HalfWay:
@@ -114,10 +115,12 @@ class HalfWay:
         self._engine.step = self._step
 
     def _step_or_stand(self) -> list[Any]:
-        if self._left > 0:
+        if self._left > 0 and self._requests <= len(self._engine.output_processor.request_states):
+            self._requests = 0  # all were here: some may end
             self._left -= 1
             return self._step()
-        self._there.set()
+        if self._left == 0:
+            self._there.set()
         time.sleep(0.001)
         return []
 

@@ -85,7 +85,7 @@ class WeightSwaps:
         return {"matrices": (before[0], after[0]), "notes": (before[1], after[1])}
 
     async def in_flight(self) -> dict:
-        with HalfWay(self.engine) as half_way:
+        with HalfWay(self.engine, 64) as half_way:
             answers = [asyncio.create_task(self.ask(i, tokens=90)) for i in range(64)]
             await half_way.there()
             report = await self.engine.update_weights(self.publish(2))

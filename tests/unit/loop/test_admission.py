@@ -127,7 +127,7 @@ class Histories(RuleBasedStateMachine):
         assert choose_batch(self.rule, self.version, finished, []) is not None
 
 
-Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestHistories = Histories.TestCase
 
 

@@ -1,4 +1,4 @@
-"""The coordinator with small engines and rewards: real event loop, no process."""
+"""The coordinator with small engines and rewards: no process, and virtual time."""
 
 import asyncio
 from collections import Counter
@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from hands import Events, Hand, Prompts, Rewards, uneven, version
+from virtual_clock import run_virtually
 
 from posttrain.errors import EngineFailed, RewardBroken, WeightsDiffer
 from posttrain.loop.admission import AdmissionRule
@@ -68,7 +69,7 @@ def test_every_draw_is_trained_once_and_no_batch_is_too_old():
         async with Stage(hands=hands) as stage:
             return await stage.train()
 
-    batches = asyncio.run(run())
+    batches = run_virtually(run())
     assert [len(batch.groups) for batch in batches] == [4] * 6
     assert sorted(draws(batches)) == list(range(24))  # nothing beyond the last step is generated
     for batch in batches:
@@ -83,7 +84,7 @@ def test_staleness_zero_trains_fresh_groups_only():
         async with Stage(replace(SETTINGS, rule=AdmissionRule(4, 0, 0))) as stage:
             return await stage.train()
 
-    for batch in asyncio.run(run()):
+    for batch in run_virtually(run()):
         assert {group.start_version for group in batch.groups} == {batch.step}
         assert draws([batch]) == list(range(4 * batch.step, 4 * batch.step + 4))
 
@@ -93,7 +94,7 @@ def test_a_broken_verifier_drops_the_group_and_gives_its_place_back():
         async with Stage(rewards=Rewards(broken={3, 9})) as stage:
             return await stage.train(), stage.loop._ledger.state
 
-    batches, state = asyncio.run(run())
+    batches, state = run_virtually(run())
     assert sorted(draws(batches)) == [draw for draw in range(26) if draw not in (3, 9)]
     assert (state.num_trained, state.num_dropped) == (24, 2)
 
@@ -105,7 +106,7 @@ def test_a_verifier_that_breaks_too_often_stops_the_stage():
             with pytest.raises(RewardBroken, match="broke on 50 % of 8 answers"):
                 await stage.train()
 
-    asyncio.run(run())
+    run_virtually(run())
 
 
 def test_a_reward_that_never_returns_drops_its_group_after_the_deadline():
@@ -114,7 +115,7 @@ def test_a_reward_that_never_returns_drops_its_group_after_the_deadline():
         async with Stage(settings, Rewards(hang={1})) as stage:
             return await stage.train(), stage.events
 
-    batches, events = asyncio.run(run())
+    batches, events = run_virtually(run())
     assert sorted(draws(batches)) == [0, *range(2, 25)]
     assert [event["reason"] for event in events.named("dropped")] == [
         "the coordinator waited 0 s for the reward worker to score prompt p/1"
@@ -127,7 +128,7 @@ def test_groups_without_signal_are_left_out_and_refilled():
         async with Stage(settings, Rewards(flat={0, 5, 6, 13})) as stage:
             return await stage.train(), stage.loop._ledger.state, stage.events
 
-    batches, state, events = asyncio.run(run())
+    batches, state, events = run_virtually(run())
     assert sorted(draws(batches)) == [draw for draw in range(28) if draw not in (0, 5, 6, 13)]
     assert state.num_filtered == 4
     assert sum(metrics["groups/filtered"] for _, metrics in events.metrics) == 4
@@ -144,7 +145,7 @@ def test_work_of_a_dead_engine_goes_to_another():
             await stage.loop.engine_died("0", EngineFailed("its process died"))
             return await training, stage.events
 
-    batches, events = asyncio.run(run())
+    batches, events = run_virtually(run())
     assert Counter(draws(batches)) == Counter(range(24))
     assert [event["engine"] for event in events.named("engine-lost")] == ["0"]
     assert events.metrics[-1][1]["ops/rollouts_lost"] == 0
@@ -161,7 +162,7 @@ def test_an_engine_that_joins_late_is_given_weights_and_work():
             stage.hands.append(late)
             return await training, late
 
-    batches, late = asyncio.run(run())
+    batches, late = run_virtually(run())
     assert Counter(draws(batches)) == Counter(range(24))
     assert late.num_generated > 0
     assert late.acknowledged.version == 6
@@ -177,7 +178,7 @@ def test_an_engine_that_falls_silent_is_given_up():
             hands[0].mute = True
             return await stage.train(), stage.loop.lost_engines()
 
-    batches, lost = asyncio.run(run())
+    batches, lost = run_virtually(run())
     assert Counter(draws(batches)) == Counter(range(24))
     assert lost["0"].startswith("the coordinator has heard nothing of engine 0 for")
 
@@ -192,7 +193,7 @@ def test_an_engine_that_does_not_take_the_weights_is_named_and_given_up():
             hands[0].lag_s = 3600
             return await stage.train(), stage.loop.lost_engines()
 
-    batches, lost = asyncio.run(run())
+    batches, lost = run_virtually(run())
     assert Counter(draws(batches)) == Counter(range(24))
     assert lost["0"].startswith("trainer rank 0 waited")
     assert "for engine 0 to take version 1; engines 1 answered" in lost["0"]
@@ -214,7 +215,7 @@ def test_an_engine_that_answers_with_another_version_is_given_up_and_twice_stops
                     await stage.train(attempt=attempt)
             return lost
 
-    lost = asyncio.run(run())
+    lost = run_virtually(run())
     assert lost == {
         "0": "engine 0 answers with version 0 (0badc0de), the trainer has published 0 (c0)"
     }
@@ -228,7 +229,7 @@ def test_without_any_engine_the_stage_fails():
             with pytest.raises(EngineFailed, match="no engine has been at work for"):
                 await asyncio.wait_for(stage.loop.next_batch(0), 5)
 
-    asyncio.run(run())
+    run_virtually(run())
 
 
 def test_a_sample_that_no_engine_can_generate_drops_its_group():
@@ -237,7 +238,7 @@ def test_a_sample_that_no_engine_can_generate_drops_its_group():
         async with Stage(hands=hands) as stage:
             return await stage.train(), stage.events
 
-    batches, events = asyncio.run(run())
+    batches, events = run_virtually(run())
     assert sorted(draws(batches)) == [draw for draw in range(25) if draw != 2]
     assert [event["reason"] for event in events.named("dropped")] == ["too long"]
 
@@ -250,7 +251,7 @@ def test_a_step_is_served_again_until_it_is_committed():
             again = await stage.loop.next_batch(0)
             return first, again
 
-    first, again = asyncio.run(run())
+    first, again = run_virtually(run())
     assert first.groups == again.groups
 
 
@@ -270,7 +271,7 @@ def test_a_restarted_coordinator_goes_on_from_commit_and_ledger(tmp_path):
             generated = {work.draw for hand in after.hands for work in hand.works}
         return trained, again, waiting, generated
 
-    trained, again, waiting, generated = asyncio.run(run())
+    trained, again, waiting, generated = run_virtually(run())
     assert again[0].groups == trained[2].groups
     assert Counter(draws(trained[:2] + again)) == Counter(range(24))
     assert waiting  # else the next line says nothing
@@ -286,7 +287,7 @@ def test_a_trainer_that_fell_back_is_served_the_same_and_engines_keep_what_they_
             redone = await stage.train(begin=1, attempt=1)
             return batches, redone, version_before, stage
 
-    batches, redone, version_before, stage = asyncio.run(run())
+    batches, redone, version_before, stage = run_virtually(run())
     assert [b.groups for b in redone[:2]] == [b.groups for b in batches[1:]]
     assert sorted(draws([batches[0], *redone])) == list(range(24))
     assert version_before >= 2
@@ -314,7 +315,7 @@ def test_engines_that_outlive_their_coordinator_keep_their_work(tmp_path):
             batches = await second.train(attempt=0)
         return held, batches, second.hands[1]
 
-    held, batches, other = asyncio.run(run())
+    held, batches, other = run_virtually(run())
     assert Counter(draws(batches)) == Counter(range(24))
     assert len(held) == 16
     assert not {(w.lane, w.draw, s) for w in other.works for s in w.samples} & held
@@ -329,7 +330,7 @@ def test_stop_tells_a_waiting_trainer_to_end_and_engines_to_write_down_what_they
             await stage.loop.stop()
             return await asyncio.wait_for(waiting, 1), stage.loop._fleet.links["0"].journal
 
-    assert asyncio.run(run()) == (None, 1)
+    assert run_virtually(run()) == (None, 1)
 
 
 def test_held_out_questions_are_answered_without_stopping_the_training():
@@ -342,7 +343,7 @@ def test_held_out_questions_are_answered_without_stopping_the_training():
             await asyncio.sleep(0.05)
             return batches, stage.events
 
-    batches, events = asyncio.run(run())
+    batches, events = run_virtually(run())
     assert Counter(draws(batches)) == Counter(range(24))
     heldout = [(axes, m) for axes, m in events.metrics if "reward/heldout_mean" in m]
     assert [axes["version"] for axes, _ in heldout] == [0, 3, 6]
@@ -361,7 +362,7 @@ def test_weights_published_every_few_steps_are_told_of_like_any_other():
             await asyncio.sleep(0.05)
             return batches, stage.events
 
-    batches, events = asyncio.run(run())
+    batches, events = run_virtually(run())
     assert sorted(draws(batches)) == list(range(36))
     assert all(batch.step - g.start_version <= 3 for batch in batches for g in batch.groups)
     assert {g.start_version for batch in batches for g in batch.groups} <= {0, 3, 6}
@@ -380,7 +381,7 @@ def test_a_probe_asks_every_engine():
             await asyncio.sleep(0.02)
             return await stage.loop.probe(3)
 
-    answers = asyncio.run(run())
+    answers = run_virtually(run())
     assert len(answers) == 6
     assert {ref.path for _, ref in answers} == {"/nowhere/0", "/nowhere/1"}
 
@@ -404,6 +405,6 @@ def test_a_call_that_a_dead_trainer_left_behind_takes_no_batch_of_its_own():
                 batches.append(await asyncio.wait_for(stage.loop.next_batch(step), 5))
             return first, second, batches
 
-    first, second, batches = asyncio.run(run())
+    first, second, batches = run_virtually(run())
     assert first.groups == second.groups
     assert sorted(draws(batches)) == list(range(24))

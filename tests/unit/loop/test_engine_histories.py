@@ -94,13 +94,13 @@ def require_sound(world):
     assert served == Counter(range(steps))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32))
 def test_whatever_happens_every_draw_ends_once_and_no_token_is_too_old(seed):
     require_sound(live(plan_of(seed)))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32))
 def test_at_staleness_zero_the_batches_are_the_same_whatever_the_latencies(seed):
     """And whatever dies: only who refuses a sample, and how often, may not depend on chance."""

@@ -431,5 +431,5 @@ class Histories(RuleBasedStateMachine):
             self.world.everything_goes_on()
 
 
-Histories.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+Histories.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
 TestHistories = Histories.TestCase

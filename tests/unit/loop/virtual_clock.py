@@ -31,7 +31,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
 
-def run_virtually(main, limit_s):
+def run_virtually(main, limit_s=3600):
     """What the coroutine returns; TimeoutError where it takes longer than that of its own time."""
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         return runner.run(asyncio.wait_for(main, limit_s))

@@ -81,7 +81,7 @@ def test_lambda_one_is_what_was_earned_less_the_value_and_lambda_zero_one_step()
     gae_lambda=st.floats(0.0, 1.0),
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_packed_is_what_a_loop_over_each_sequence_gives(lengths, gamma, gae_lambda, seed):
     generator = torch.Generator().manual_seed(seed)
     total = sum(lengths)

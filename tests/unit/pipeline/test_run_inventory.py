@@ -327,7 +327,7 @@ class Killed(BaseException):
     """As Ctrl-C: passes every `except OSError`."""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     FOLDERS,
     st.dictionaries(st.sampled_from(NAMES), st.sampled_from(IDENTITIES), min_size=1),

@@ -121,11 +121,11 @@ def write_model(folder: Path) -> None:
 
 
 class FakeEvaluator:
-    """Knows how good the models are; `slow` stages take a while to be asked."""
+    """Knows how good the models are; `slow` says what is done before a stage is asked."""
 
     asked: list[tuple[str, str]]
     answered: list[str]
-    slow: dict[str, float]
+    slow: dict[str, Callable[[], object]]
 
     def __init__(self, launcher: Any, cluster: Any) -> None:
         self._lock = threading.Lock()
@@ -137,7 +137,7 @@ class FakeEvaluator:
         stage = Path(model_path).parts[-3]
         with self._lock:
             self.asked.append((stage, name))
-        time.sleep(self.slow.get(stage, 0.0))
+        self.slow.get(stage, lambda: None)()
         self.answered.append(stage)
         results = {
             f"microworld/{task}": TaskResult("accuracy", statistics.share(passed), 20, passed)
@@ -361,7 +361,7 @@ def test_a_gate_that_passes_or_is_undecided_lets_the_run_go_on(
 def test_a_gate_on_the_tax_waits_until_its_base_was_asked(
     plan_of: Plans, run_folder: RunFolder, asked: list[tuple[str, str]]
 ) -> None:
-    FakeEvaluator.slow = {"base": 0.5}
+    FakeEvaluator.slow = {"base": lambda: time.sleep(0.5)}
     plan = plan_of("stages.sft.gates=[tax < 60]", "stages.rlvr.gates=[]", "cluster.engines=2")
     runner_of(plan, run_folder, FakeLauncher()).run()
     assert gate_events(run_folder) == [("sft", "tax < 60", "pass")]
@@ -399,11 +399,14 @@ def test_where_an_engine_and_a_trainer_do_not_fit_together_they_take_turns(
     gpus: int,
     answered: list[str],
 ) -> None:
-    FakeEvaluator.slow = {"base": 0.3}
+    begun = threading.Event()
+    together = not answered  # then they wait for each other
+    FakeEvaluator.slow = {"base": lambda: begun.wait(60) if together else time.sleep(0.3)}
     before_sft: list[str] = []
 
     def train() -> str:
         before_sft.extend(FakeEvaluator.answered)
+        begun.set()
         return "done"
 
     plan = plan_of("cluster.gpus_per_engine=1", "cluster.gpus_per_trainer=1")
@@ -425,7 +428,10 @@ def test_stages_that_only_generate_share_the_cluster_s_engines(
 
     def generate(stage: Any, scored_by: Any, selection: Any, context: Any) -> str:
         running.append(context.name)
-        time.sleep(0.2)
+        end = time.monotonic() + 60
+        while not most and len(running) < at_once and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.1)  # for one more, which is not to come
         most.append(len(running))
         running.remove(context.name)
         return "done"

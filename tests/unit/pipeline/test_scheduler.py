@@ -18,23 +18,19 @@ def test_order_follows_needs():
 
 
 def test_independent_jobs_run_side_by_side_within_resources():
-    active, most = 0, {"engine": 0, "light": 0}
-    lock = threading.Lock()
+    active, most = [], []
 
-    def work(kind):
-        nonlocal active
-        with lock:
-            active += 1
-            most[kind] = max(most[kind], active)
+    def with_the_engine():
+        active.append(1)
         time.sleep(0.05)
-        with lock:
-            active -= 1
+        most.append(len(active))
+        active.pop()
 
-    jobs = [Job(f"e{i}", lambda: work("engine"), uses={"engine": 1}) for i in range(3)]
-    run_jobs(jobs, {"engine": 1})
-    assert most["engine"] == 1
-    run_jobs([Job(f"l{i}", lambda: work("light")) for i in range(3)], {"engine": 1})
-    assert most["light"] == 3
+    jobs = [Job(f"e{i}", with_the_engine, uses={"engine": 1}) for i in range(3)]
+    assert run_jobs(jobs, {"engine": 1}) == {}
+    assert most == [1, 1, 1]
+    meeting = threading.Barrier(3, timeout=60)  # broken where one of them does not come
+    assert run_jobs([Job(f"l{i}", meeting.wait) for i in range(3)], {"engine": 1}) == {}
 
 
 def test_a_job_that_wants_more_than_there_is_gets_all_of_it():

@@ -126,7 +126,7 @@ TEXTS = st.lists(
 
 
 @given(questions=TEXTS, texts=TEXTS, common=st.integers(0, 3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_an_index_finds_what_the_definition_says(questions, texts, common):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overlap, "COMMON", common)  # a short cut that must change nothing

@@ -228,7 +228,7 @@ SAMPLE_SETTINGS = {name: given for name, given, *_ in CASES}
 AROUND = st.sampled_from(["*", "-", "<<", ">>", "[", "]", "\n", '"', ". ", "P.S.", "```", "\ud800"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.text(max_size=20), AROUND), max_size=12).map("".join))
 def test_no_text_breaks_a_check(text):
     for name, check in CHECKS.items():

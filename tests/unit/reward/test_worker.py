@@ -83,7 +83,7 @@ def test_a_reward_that_holds_the_interpreter_is_killed(reward):
     with RewardPool(reward, {}, 0.3) as pool:
         outcomes = pool.score([{}], ["backtrack"])
     assert messages(outcomes) == ["no score within 0.3 s; its process was killed"]
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_one_failure_is_forgiven(reward, tmp_path):

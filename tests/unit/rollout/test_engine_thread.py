@@ -75,7 +75,8 @@ def test_nothing_asked_nothing_waited_for():
 def test_a_function_runs_between_two_steps():
     async def test(thread):
         answer = asyncio.create_task(thread.complete([Request("a", 10**9, None)], lambda: None))
-        await asyncio.sleep(0.01)
+        while await thread.call(lambda engine: engine.steps) == 0:
+            await asyncio.sleep(0)
 
         def look(engine):
             before = engine.steps

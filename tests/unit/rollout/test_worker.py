@@ -5,10 +5,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from virtual_clock import run_virtually
+
 from posttrain.errors import DeadlineExceeded, EngineFailed, StageFailed, WeightsDiffer, WeightsGone
 from posttrain.rollout.fake_engine import FakeEngine, per_token
 from posttrain.rollout.journal import JournalWriter, read_rollout, scan
 from posttrain.rollout.samples import Answer
+from posttrain.rollout.spans import EngineSpans
 from posttrain.rollout.worker import RolloutWorker, WorkerSettings
 from posttrain.types import Directive, FailedSample, Prompt, Sampling, WeightVersion, Work
 
@@ -81,7 +84,7 @@ class Desk:
 class Office:
     """A worker in service of a desk."""
 
-    def __init__(self, folder: Path, engine: FakeEngine, process="p", span=None, **settings):
+    def __init__(self, folder: Path, engine: FakeEngine, process="p", **settings):
         self.desk = Desk()
         self.engine = engine
         self.folder = folder
@@ -95,7 +98,6 @@ class Office:
             settings=WorkerSettings(
                 **({"journal_check_s": 0.01, "journal_every_tokens": 4} | settings)
             ),
-            span=span,
         )
 
     async def __aenter__(self):
@@ -126,7 +128,7 @@ def test_finished_samples_are_those_of_generate_and_lie_in_the_journal(tmp_path)
             assert await office.error() is None
             return desk, expected
 
-    desk, expected = asyncio.run(main())
+    desk, expected = run_virtually(main())
     first = desk.reports[0]
     assert (first.engine, first.process, first.capacity, first.received) == ("0", "p", 8, 0)
     assert (first.acknowledged, first.holds, first.finished) == (None, (), ())
@@ -154,7 +156,7 @@ def test_what_was_not_answered_is_told_again_in_order(tmp_path):
             await desk.until(lambda: any(each.draw == 8 for each in desk.finished))
             return desk
 
-    desk = asyncio.run(main())
+    desk = run_virtually(main())
     arrived = [each for report in desk.answered for each in report.finished if each.draw == 7]
     assert sorted({each.sample for each in arrived}) == list(range(8))
     assert len(desk.finished) > len(arrived)  # some were told more than once
@@ -182,7 +184,7 @@ def test_a_coordinator_that_comes_back_finds_everything(tmp_path):
             await asyncio.sleep(0.5)
             return {each.sample for report in desk.answered for each in report.finished}
 
-    assert asyncio.run(main()) == {0, 1, 2, 3}
+    assert run_virtually(main()) == {0, 1, 2, 3}
 
 
 def test_a_coordinator_that_stays_away_is_named(tmp_path):
@@ -192,7 +194,7 @@ def test_a_coordinator_that_stays_away_is_named(tmp_path):
         async with office:
             return await office.error(), len(office.desk.reports)
 
-    error, calls = asyncio.run(main())
+    error, calls = run_virtually(main())
     assert isinstance(error, DeadlineExceeded)
     assert str(error) == "engine 0 waited 0 s for the coordinator: no such actor"
     assert calls == 3  # at 0, 0.1 and 0.3 s
@@ -215,7 +217,7 @@ def test_news_does_not_wait_for_a_silent_coordinator(tmp_path):
             desk.send(end=True)
             assert await office.error() is None
 
-    asyncio.run(main())
+    run_virtually(main())
 
 
 def test_weights_are_taken_while_samples_run(tmp_path):
@@ -223,7 +225,9 @@ def test_weights_are_taken_while_samples_run(tmp_path):
 
     async def main():
         engine = FakeEngine(latency=per_token(0.004), update_s=0.02)
-        office = Office(tmp_path, engine, span=lambda *span: spans.append(span))
+        office = Office(tmp_path, engine)
+        clock = asyncio.get_running_loop().time
+        office.worker._spans = EngineSpans(lambda *span: spans.append(span), "0", clock)
         async with office:
             desk = office.desk
             desk.send(weights=weights(3))
@@ -237,7 +241,7 @@ def test_weights_are_taken_while_samples_run(tmp_path):
             assert await office.error() is None
             return desk
 
-    desk = asyncio.run(main())
+    desk = run_virtually(main())
     syncs = [report.sync for report in desk.reports if report.sync]
     assert [(sync.version, sync.checksums_agree) for sync in syncs] == [(3, True), (4, True)]
     rollouts = [read_rollout(each.ref, "7", prompt(7).token_ids) for each in desk.finished]
@@ -267,7 +271,7 @@ def test_weights_that_have_gone_are_asked_for_again(tmp_path):
             await desk.until(lambda: desk.acknowledged == weights(4))
             return [report.sync.version for report in desk.reports if report.sync]
 
-    assert asyncio.run(main()) == [4]
+    assert run_virtually(main()) == [4]
 
 
 def test_wrong_weights_and_a_dead_engine_end_the_service(tmp_path):
@@ -283,8 +287,8 @@ def test_wrong_weights_and_a_dead_engine_end_the_service(tmp_path):
             office.engine.die()
             return await office.error()
 
-    assert isinstance(asyncio.run(wrong()), WeightsDiffer)
-    assert isinstance(asyncio.run(dead()), EngineFailed)
+    assert isinstance(run_virtually(wrong()), WeightsDiffer)
+    assert isinstance(run_virtually(dead()), EngineFailed)
 
 
 def test_a_dead_workers_samples_go_on_elsewhere(tmp_path):
@@ -304,7 +308,7 @@ def test_a_dead_workers_samples_go_on_elsewhere(tmp_path):
             await desk.until(lambda: len(desk.finished) == 8)
         return left, {each.sample: each for each in desk.finished}, first.desk.finished
 
-    left, finished, before = asyncio.run(main())
+    left, finished, before = run_virtually(main())
     assert len(left.partial) >= 1
     for each in before:
         again = finished[each.sample]
@@ -338,7 +342,7 @@ def test_a_continuation_is_written_down_whole(tmp_path):
         (after,) = scan(second.journals()[0]).partial.values()
         return before, after
 
-    before, after = asyncio.run(main())
+    before, after = run_virtually(main())
     given = len(before.token_ids)
     assert len(after.token_ids) >= given >= 4
     assert after.token_ids[:given] == before.token_ids
@@ -362,7 +366,7 @@ def test_a_new_segment_holds_all_unfinished_samples(tmp_path):
                 have = len(partial.token_ids)
                 assert second.partial[key].token_ids[:have] == partial.token_ids
 
-    asyncio.run(main())
+    run_virtually(main())
 
 
 def test_aborted_samples_are_not_heard_of_again(tmp_path):
@@ -379,7 +383,7 @@ def test_aborted_samples_are_not_heard_of_again(tmp_path):
             await desk.until(lambda: len(desk.finished) == 3)
             return desk
 
-    desk = asyncio.run(main())
+    desk = run_virtually(main())
     assert sorted((each.lane, each.draw) for each in desk.finished) == [
         ("probe", 8),
         ("train", 8),
@@ -398,7 +402,7 @@ def test_work_that_comes_twice_is_done_once(tmp_path):
             await desk.until(lambda: len(desk.finished) == 5)
             return desk, scan(office.journals()[0])
 
-    desk, contents = asyncio.run(main())
+    desk, contents = run_virtually(main())
     assert Counter(each.sample for each in desk.finished) == {0: 2, 1: 2, 2: 1}
     assert len({each.ref for each in desk.finished}) == len(contents.finished) == 3
 
@@ -413,7 +417,7 @@ def test_a_sample_that_cannot_be_generated_is_given_back_and_nothing_else(tmp_pa
             await desk.until(lambda: any(report.failed for report in desk.reports))
             return [each for report in desk.reports for each in report.failed]
 
-    failed = asyncio.run(main())
+    failed = run_virtually(main())
     assert [(each.lane, each.draw, each.sample) for each in failed] == [
         ("train", 7, 0),
         ("train", 7, 1),
@@ -435,7 +439,7 @@ def test_the_engine_can_serve_again(tmp_path):
             await office.desk.until(lambda: len(office.desk.finished) == 4)
             return {Path(each.ref.path).name for each in office.desk.finished}
 
-    assert asyncio.run(main()) == {"0-two-000000.journal"}
+    assert run_virtually(main()) == {"0-two-000000.journal"}
 
 
 def test_a_damaged_journal_of_another_engine_is_named(tmp_path):
@@ -451,7 +455,7 @@ def test_a_damaged_journal_of_another_engine_is_named(tmp_path):
             second.desk.send(work=(work(7, look_in=[path]),))
             return path, await second.error()
 
-    path, error = asyncio.run(main())
+    path, error = run_virtually(main())
     assert isinstance(error, StageFailed)
     assert (error.message, error.place) == ("the journal record at byte 0 is damaged", path)
 
@@ -467,7 +471,7 @@ def test_an_answer_that_comes_late_does_not_bring_older_weights_back(tmp_path):
             await desk.until(lambda: len(desk.finished) == 2)
             return office.engine.version, desk.acknowledged
 
-    assert asyncio.run(main()) == (5, weights(5))
+    assert run_virtually(main()) == (5, weights(5))
 
 
 def test_weights_that_a_restarted_trainer_begins_with_again_are_skipped_by_an_engine_ahead(
@@ -488,7 +492,7 @@ def test_weights_that_a_restarted_trainer_begins_with_again_are_skipped_by_an_en
             await desk.until(lambda: desk.acknowledged.attempt == 1)
             return ahead, desk.acknowledged.version
 
-    assert asyncio.run(main()) == (6, 6)
+    assert run_virtually(main()) == (6, 6)
 
 
 def test_a_sample_that_was_given_back_is_not_begun_when_its_work_comes_twice(tmp_path):
@@ -503,7 +507,7 @@ def test_a_sample_that_was_given_back_is_not_begun_when_its_work_comes_twice(tmp
             await desk.until(lambda: len(_failed(desk)) == 2)
             return _failed(desk), desk.finished
 
-    failed, finished = asyncio.run(main())
+    failed, finished = run_virtually(main())
     assert failed == [FailedSample("train", 0, 0, "no room")] * 2
     assert finished == []
 
@@ -519,7 +523,7 @@ def test_what_was_written_of_a_sample_that_failed_is_not_the_beginning_of_anothe
             worker._take_in([_refusal(task)])
             return dict(worker._written)
 
-    assert asyncio.run(main()) == {}
+    assert run_virtually(main()) == {}
 
 
 def test_an_answer_is_as_old_as_its_oldest_token(tmp_path):
@@ -536,7 +540,7 @@ def test_an_answer_is_as_old_as_its_oldest_token(tmp_path):
             await desk.until(lambda: desk.finished)
             return desk.finished[0]
 
-    finished = asyncio.run(main())
+    finished = run_virtually(main())
     assert (finished.start_version, finished.continued_tokens) == (3, 2)
 
 
@@ -560,6 +564,6 @@ def test_the_greedy_sample_of_a_group_takes_the_likeliest_tokens(tmp_path):
             found = {each.sample: each.ref for each in office.desk.finished}
             return {i: read_rollout(ref, "7", (5, 3, 7)).token_ids for i, ref in found.items()}
 
-    first, second = asyncio.run(answers(4)), asyncio.run(answers(5))
+    first, second = run_virtually(answers(4)), run_virtually(answers(5))
     assert first[2] == second[2]
     assert first[0] != second[0] and first[1] != second[1]

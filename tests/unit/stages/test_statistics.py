@@ -44,7 +44,7 @@ def test_a_share_of_nothing_is_refused():
         share([])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=300))
 def test_a_share_lies_in_its_interval_and_mirrors(passed):
     interval = share(passed)
@@ -106,7 +106,7 @@ def test_a_difference_of_certain_values_is_certain():
     assert numbers(difference(Interval(3.0, 3.0, 3.0), Interval(1.0, 1.0, 1.0))) == (2.0, 2.0, 2.0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 1), min_size=1), st.lists(st.integers(0, 1), min_size=1))
 def test_a_difference_turns_around(first, second):
     one, other = share(first), share(second)

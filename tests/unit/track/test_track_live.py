@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from track_run_folder import IDENTITIES, SECONDS, START, write_run
 
+from posttrain.track import live
 from posttrain.track.live import LiveScreen, plain_lines, render_live
 from posttrain.track.run_view import RunReader, read_run
 
@@ -141,10 +142,9 @@ def test_the_first_picture_comes_at_once_and_ended_stages_stay(tmp_path, monkeyp
     run = write_run(tmp_path / "quickstart", running_step=24)
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, height=24, color_system=None)
+    monkeypatch.setattr(live, "REFRESH_S", 3600)
     screen = LiveScreen(run, console)
-    began = time.perf_counter()
     screen.start()
-    assert time.perf_counter() - began < 0.1
     assert "step 24/60" in out.getvalue()
     manifest = run / "rlvr" / IDENTITIES["rlvr"] / "manifest.json"
     manifest.write_text(

@@ -41,7 +41,7 @@ stages[0].log({"axis/step": 1, "train/loss": 1.0})  # after a restart steps are 
 stages[1].samples([{"step": 3, "prompt": "7+58=", "completion": "65", "parts": {"correct": 1.0}}])
 stages[1].alert("kl-jump", "KL 1.8 to 9.4 nats")
 for stage in stages:
-    stage.finish()
+    stage.finish(deadline_s=300)
 print("said", said, "dropped", [stage.dropped for stage in stages])
 """
 
@@ -66,7 +66,7 @@ def test_offline_two_stages_in_one_process_without_a_word(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.stdout == "said [] dropped [0, 0]\n", done.stdout + done.stderr
     assert done.stderr == ""
