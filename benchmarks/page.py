@@ -26,7 +26,8 @@ def write_page(results: Path) -> Path:
 
 
 def _section(document: dict[str, Any]) -> str:
-    machine, versions = document["machine"], document["versions"]
+    machine, versions, git = document["machine"], document["versions"], document["git"]
+    commit = git.get("commit", "unknown")[:10] + (", with changes" if git.get("dirty") else "")
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     settings = ", ".join(f"{key} {_plain(value)}" for key, value in document["settings"].items())
     rows = "\n".join(_row(figure) for figure in document["figures"])
@@ -37,7 +38,7 @@ def _section(document: dict[str, Any]) -> str:
 |---|---|---|---|---|---|
 {rows}
 
-{machine["cores"]} cores, {machine["memory_gb"]} GB, {machine["system"]}; {named}.
+{machine["cores"]} cores, {machine["memory_gb"]} GB, {machine["system"]}; {named}; commit {commit}.
 Settings: {settings or "none"}.
 """
 
