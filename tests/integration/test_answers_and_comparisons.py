@@ -164,10 +164,9 @@ def test_the_policy_tells_held_out_pairs_apart(stages):
 
 
 def test_the_policy_learns_from_answers_that_are_good_or_bad(stages):
-    held_out = series(stages["thumbs"], "pref/heldout_accuracy")
-    assert held_out[0] == 0.5
-    losses = series(stages["thumbs"], "train/loss")
-    assert losses[0] == pytest.approx(0.5, abs=0.02) and abs(losses[-1] - losses[0]) > 1e-3
+    margins = series(stages["thumbs"], "pref/heldout_margin")
+    assert margins[0] == 0.0 and margins[-1] > 0.1
+    assert series(stages["thumbs"], "train/loss")[0] == pytest.approx(0.5, abs=0.02)
     assert (stages["thumbs"] / "model" / "config.json").exists()
 
 
