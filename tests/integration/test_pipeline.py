@@ -104,7 +104,7 @@ LONGER = (  # answers long enough for some to be half-done when it is stopped: a
     "stages.rlvr.model=blank",
     "stages.rlvr.steps=60",
     # A rate that stays at its peak unlearns again in some runs.
-    "stages.rlvr.algorithm={lr: 5e-4, schedule: linear}",
+    "stages.rlvr.algorithm={name: grpo, lr: 5e-4, schedule: linear}",
     "stages.rlvr.sampling.max_new_tokens=100",
     "stages.rlvr.staleness={max: 3, ahead: 3}",
 )
