@@ -160,7 +160,8 @@ class Workplace:
         process.kill()
         process.communicate(timeout=PATIENCE_S)
         end = time.monotonic() + PATIENCE_S
-        while self.processes("ray::EngineActor") or self.processes("ray::RayTrainWorker"):
+        actors = ("ray::EngineActor", "ray::CoordinatorActor", "ray::RayTrainWorker")
+        while any(self.processes(each) for each in actors):
             assert time.monotonic() < end, "a killed driver's actors are still there"
             time.sleep(0.1)
 
