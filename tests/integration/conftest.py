@@ -147,13 +147,15 @@ class Workplace:
         folders = sorted((self.run_folder / stage).iterdir(), key=lambda p: p.stat().st_mtime)
         return folders[-1]
 
-    def wait_for(self, what, process: subprocess.Popen, timeout: float = PATIENCE_S) -> None:
-        end = time.monotonic() + timeout
-        while not what():
+    def wait_for(self, what, process: subprocess.Popen) -> Any:
+        """What `what()` says, once it says anything."""
+        end = time.monotonic() + PATIENCE_S
+        while not (found := what()):
             if process.poll() is not None and not what():  # not even when it ended
                 raise AssertionError(process.communicate()[1])
             assert time.monotonic() < end, "waited too long"
             time.sleep(0.2)
+        return found
 
     def kill_driver(self, process: subprocess.Popen) -> None:
         """And wait for what it had started: it goes on until its raylet has noticed."""
@@ -211,8 +213,10 @@ class Workplace:
             over.set()
             thread.join()
 
-    def leftovers(self, patience_s: float = 75.0, besides: tuple[str, ...] = ()) -> list[str]:
-        """What is still there of it, `besides` some; waits a little for what is on its way out."""
+    def leftovers(self, patience_s: float = 30.0, besides: tuple[str, ...] = ()) -> list[str]:
+        """What is still there of it, `besides` some; waits a little for what is on its way out, and
+        not for the minute after which the agents of a killed raylet notice.
+        """
         end = time.monotonic() + patience_s
         while True:
             folders = [*Path("/dev/shm").glob(f"posttrain-*-{self.name}-*")]

@@ -108,9 +108,7 @@ class OnlineRun:
 
     def newest(self, kind: str) -> int:
         """Waits for one to be there."""
-        found: list[int] = []
-        self.place.wait_for(lambda: found.extend(self.victims(kind)[-1:]) or found, self.process)
-        return found[0]
+        return self.place.wait_for(lambda: self.victims(kind), self.process)[-1]
 
     def kill(self, kind: str) -> None:
         """kill -9 the newest process of that kind; the one after it where that has just ended."""

@@ -92,4 +92,4 @@ def test_the_screen_tells_it_in_our_words_alone(survivor):
 
 
 def test_at_last_nothing_at_all_is_left(workplace, survivor):
-    assert workplace.leftovers() == []
+    assert workplace.leftovers(75.0) == []

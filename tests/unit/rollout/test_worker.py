@@ -11,7 +11,6 @@ from posttrain.errors import DeadlineExceeded, EngineFailed, StageFailed, Weight
 from posttrain.rollout.fake_engine import FakeEngine, per_token
 from posttrain.rollout.journal import JournalWriter, read_rollout, scan
 from posttrain.rollout.samples import Answer
-from posttrain.rollout.spans import EngineSpans
 from posttrain.rollout.worker import RolloutWorker, WorkerSettings
 from posttrain.types import Directive, FailedSample, Prompt, Sampling, WeightVersion, Work
 
@@ -84,7 +83,7 @@ class Desk:
 class Office:
     """A worker in service of a desk."""
 
-    def __init__(self, folder: Path, engine: FakeEngine, process="p", **settings):
+    def __init__(self, folder: Path, engine: FakeEngine, process="p", span=None, **settings):
         self.desk = Desk()
         self.engine = engine
         self.folder = folder
@@ -98,6 +97,7 @@ class Office:
             settings=WorkerSettings(
                 **({"journal_check_s": 0.01, "journal_every_tokens": 4} | settings)
             ),
+            span=span,
         )
 
     async def __aenter__(self):
@@ -225,9 +225,8 @@ def test_weights_are_taken_while_samples_run(tmp_path):
 
     async def main():
         engine = FakeEngine(latency=per_token(0.004), update_s=0.02)
-        office = Office(tmp_path, engine)
-        clock = asyncio.get_running_loop().time
-        office.worker._spans = EngineSpans(lambda *span: spans.append(span), "0", clock)
+        office = Office(tmp_path, engine, span=lambda *span: spans.append(span))
+        office.worker._spans._clock = asyncio.get_running_loop().time
         async with office:
             desk = office.desk
             desk.send(weights=weights(3))
