@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from posttrain.cli.run import (
     RUNS_DIR,
@@ -55,7 +56,7 @@ def resume(
             from posttrain.cli.smoke import cut_down
 
             loaded = cut_down(loaded, address)
-        _refuse_changes(folder, stored, loaded, before)
+        _refuse_changes(folder, loaded, before)
     print(*transcript(folder, before), sep="\n", file=sys.stderr, flush=True)
     options = RunOptions(
         runs_dir,
@@ -139,31 +140,45 @@ def _how_it_ended(before: dict[str, Any]) -> str:
     return words.get(before["state"], f"ended with `{before['state']}`")
 
 
-def _refuse_changes(
-    folder: Any, stored: LoadedPipeline, loaded: LoadedPipeline, before: dict[str, Any]
-) -> None:
-    """A stage that is done must not silently be done again because its file was edited."""
+def _refuse_changes(folder: RunFolder, loaded: LoadedPipeline, before: dict[str, Any]) -> None:
+    """Work must not silently be done again because a file was edited: of a stage that is done, or
+    that has a checkpoint to go on from.
+    """
+    from posttrain.checkpoint.folders import POINTER
     from posttrain.pipeline.graph import build_graph
+    from posttrain.pipeline.identity import explain_change
     from posttrain.pipeline.plan import make_plan
+    from posttrain.pipeline.removable import CHECKPOINTS
 
     if loaded.problems:
         return  # `run` reports them all
     graph = build_graph(loaded.draft, loaded.places, loaded.unreadable)
     if graph.problems:
         return
-    done = {s["name"]: s["identity"] for s in before["stages"] if _is_done(folder, s)}
     plan = make_plan(loaded, graph, folder)
-    changed = [s for s in plan.stages if s.name in done and s.identity != done[s.name]]
+    stages = {
+        each["name"]: folder.stage(each["name"], each["identity"]) for each in before["stages"]
+    }
+    changed = [
+        (planned, stage)
+        for planned in plan.stages
+        if (stage := stages.get(planned.name)) is not None
+        and planned.identity != stage.identity
+        and (stage.is_done or any((stage.path / CHECKPOINTS).rglob(POINTER)))
+    ]
     if not changed:
         return
-    first = changed[0]
-    what = first.why.removeprefix("changed: ")
+    planned, stage = changed[0]
+    old = yaml.safe_load((stage.path / "config.yaml").read_text(encoding="utf-8"))
+    what = explain_change(old, planned.config()) or "that the content of a file is another"
+    count = f"{len(changed)} stages" if len(changed) > 1 else "one stage"
     raise InputError(
         Problem(
             "config-changed",
-            f"stage {first.name} is done, and {Path(before['file']).name} now says {what}",
+            f"stage {planned.name} {'is done' if stage.is_done else 'has a checkpoint'}, and "
+            f"{Path(before['file']).name} now says {what}",
             path="resume:",
-            help=f"`resume --as-run` goes on with the stored config; `run` does {first.name} and "
-            f"what depends on it again ({len(changed)} finished stages)",
+            help="`resume --as-run` goes on with the stored config; `run` does what has changed "
+            f"from its start ({count})",
         )
     )
