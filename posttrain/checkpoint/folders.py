@@ -10,11 +10,11 @@ ones are removed after the new one is committed, never before.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from posttrain.errors import InputError, Problem
+from posttrain.files import flush, flush_all, write_json
 
 POINTER = "latest.json"
 KEPT = 2
@@ -45,7 +45,7 @@ class CommittedFolders:
                     "checkpoint-damaged",
                     f"{', '.join(missing)} of the last checkpoint is missing or cut short",
                     path=str(folder),
-                    help=f"remove {self._directory} to train this stage from its start",
+                    help="remove the folder of the stage, to train it from its start",
                 )
             )
         return folder
@@ -75,11 +75,10 @@ class CommittedFolders:
     def commit(self, step: int, written: Path) -> Path:
         """Make `written`, the folder that `begin` gave or one inside it, the newest checkpoint."""
         final = self._directory / f"step-{step:06d}"
-        for file in written.rglob("*"):
-            _flush(file)
+        flush_all(written)
         shutil.rmtree(final, ignore_errors=True)
         written.rename(final)
-        _flush(self._directory)
+        flush(self._directory)
         self._point_to(final)
         self._retire(final)
         return final
@@ -89,11 +88,7 @@ class CommittedFolders:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _point_to(self, folder: Path) -> None:
-        temporary = self._directory / f".{POINTER}.partial"
-        temporary.write_text(json.dumps({"name": folder.name, "sizes": _sizes(folder)}))
-        _flush(temporary)
-        temporary.replace(self._directory / POINTER)
-        _flush(self._directory)
+        write_json(self._directory / POINTER, {"name": folder.name, "sizes": _sizes(folder)})
 
     def _retire(self, committed: Path) -> None:
         """Remove old checkpoints, never the committed one: a crash may have left a later folder.
@@ -112,11 +107,3 @@ def _sizes(folder: Path) -> dict[str, int]:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -79,10 +79,6 @@ class CheckpointStore:
         content = json.loads((path / STATE).read_text())
         return Checkpoint(path, content["step"], content["state"])
 
-    def clear(self) -> None:
-        """Remove all: the stage is done, and its model folder holds what is needed."""
-        self._folders.clear()
-
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """safetensors refuses two names for one memory (tied embeddings): each storage once."""

@@ -128,7 +128,7 @@ def _value(kind: str, interval: object) -> str:
 
 
 def _save(runs_dir: Path, measured: Mapping[str, Measurement]) -> Path:
-    from posttrain.pipeline.store import write_json
+    from posttrain.files import write_json
 
     directory = runs_dir / "evaluations"
     directory.mkdir(parents=True, exist_ok=True)

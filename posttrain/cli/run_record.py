@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from posttrain.errors import PosttrainError
+from posttrain.files import write_text
 from posttrain.pipeline.plan import RunPlan
 from posttrain.pipeline.store import RunFolder
 from posttrain.track.wandb import resolve_mode, without_secrets
@@ -77,8 +78,9 @@ class RunRecord:
             "error": None,
         }
         folder.write(self.run)
-        (folder.path / "pipeline.yaml").write_text(
-            yaml.safe_dump(without_secrets(plan.loaded.raw), sort_keys=False, allow_unicode=True)
+        write_text(
+            folder.path / "pipeline.yaml",
+            yaml.safe_dump(without_secrets(plan.loaded.raw), sort_keys=False, allow_unicode=True),
         )
 
     def take_back(self) -> None:
@@ -86,7 +88,7 @@ class RunRecord:
         folder = self.folder
         for name in (*OWN_FILES, "events.jsonl", "live.html"):
             if name in self.before:
-                (folder.path / name).write_text(self.before[name], encoding="utf-8")
+                write_text(folder.path / name, self.before[name])
             elif name in OWN_FILES or "run.json" not in self.before:
                 (folder.path / name).unlink(missing_ok=True)
         if "run.json" not in self.before:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -133,10 +132,7 @@ class RayLauncher:
             self._pool.lease(job.engine, job.num_engines) as lease,
         ):
             self._train_online(job, lease, rewards, tracker)
-        outcome = self._outcome(directory)
-        if outcome == "done":
-            shutil.rmtree(directory / JOURNALS)  # every rollout trained on is in rollouts/
-        return outcome
+        return self._outcome(directory)
 
     def _train_online(self, job: OnlineJob, lease: Lease, rewards: Any, tracker: Tracker) -> None:
         directory = Path(job.directory)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.cluster.cores import keep_off
 from posttrain.cluster.engine_place import EnginePlace, require_one_memory
 from posttrain.errors import InputError, PosttrainError, Problem, RankLost, StageFailed
+from posttrain.files import write_json, write_text
 from posttrain.heavy_imports import lean_imports
 from posttrain.ports import Tracker, TrainPort
 from posttrain.prompts.stream import PromptStream
@@ -118,7 +119,7 @@ def _write_failure(directory: Path, error: PosttrainError) -> None:
         "help": error.help,
         "problems": [asdict(problem) for problem in problems],
     }
-    (directory / FAILURE_FILE).write_text(json.dumps(failure))
+    write_json(directory / FAILURE_FILE, failure)
 
 
 def offline_worker(config: dict[str, Any]) -> None:
@@ -326,9 +327,7 @@ def _count_start(directory: Path) -> int:
     Engines tell by it the weights of a trainer that died from those of the one that follows it.
     """
     before = trainer_starts(directory)
-    temporary = directory / f".{STARTS_FILE}"  # a kill in between must not leave an empty file
-    temporary.write_text(str(before + 1))
-    temporary.replace(directory / STARTS_FILE)
+    write_text(directory / STARTS_FILE, str(before + 1))
     return before
 
 

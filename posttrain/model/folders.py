@@ -1,13 +1,9 @@
-"""Model folders as files: whether one may be read, and writing one whole or not at all."""
+"""Model folders as files: whether one may be read, and what its small files say."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +44,6 @@ def require_model_folder(path: str | Path, *, weights: bool = True) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file whole, or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def num_labels(path: str | Path) -> int | None:
@@ -108,26 +97,3 @@ def edit_json(path: Path, changes: dict[str, Any]) -> None:
     path.unlink(missing_ok=True)
     kept = {key: value for key, value in content.items() if value is not None or key not in changes}
     path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def whole_directory(target: Path) -> Iterator[Path]:
-    """A new folder that takes the target's place once it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def put_in_place(complete: Path, target: Path) -> None:
-    """Move a folder to where `target` is, in its place if it is there."""
-    replaced = target.parent / f".{target.name}.replaced-{os.getpid()}"
-    if target.exists():
-        os.replace(target, replaced)
-    os.replace(complete, target)
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import InputError, Problem
+from posttrain.files import whole_file
 
 FILE = "prompts.safetensors"
 
@@ -37,9 +38,8 @@ def write_known_prompts(folder: Path, prompts: Sequence[Sequence[int]], states_N
         "lengths": torch.tensor([len(each) for each in prompts], dtype=torch.int32),
         "states": states_ND.to(torch.bfloat16).contiguous(),
     }
-    partial = folder / f".{FILE}.partial"
-    save_file(tensors, partial)
-    partial.replace(folder / FILE)
+    with whole_file(folder / FILE) as partial:
+        save_file(tensors, partial)
 
 
 def read_known_prompts(folder: str | Path) -> KnownPrompts:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import InputError, Problem
+from posttrain.files import whole_directory
 from posttrain.heavy_imports import lean_imports
 from posttrain.model.chat import end_of_turn_ids
 from posttrain.model.chat_templates import read_template
@@ -23,7 +24,6 @@ from posttrain.model.folders import (
     edit_json,
     read_json,
     require_model_folder,
-    whole_directory,
 )
 
 if TYPE_CHECKING:

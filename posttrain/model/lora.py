@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from posttrain.config.lora import ALL_LINEAR, Lora
 from posttrain.config.suggest import did_you_mean
 from posttrain.errors import InputError, Problem
-from posttrain.model.folders import whole_directory
+from posttrain.files import whole_directory
 
 ADAPTER = "default"  # peft's name for the only one
 IN_PEFT = "base_model.model."  # what peft puts before a layer's name in an adapter's file

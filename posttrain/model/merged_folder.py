@@ -18,13 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import InputError, Problem
-from posttrain.model.folders import (
-    PICKLED,
-    WEIGHTS,
-    put_in_place,
-    read_json,
-    vocabulary_fingerprint,
-)
+from posttrain.files import put_in_place, write_json
+from posttrain.model.folders import PICKLED, WEIGHTS, read_json, vocabulary_fingerprint
 from posttrain.model.stored_tensors import (
     INDEX,
     StoredModel,
@@ -200,7 +195,9 @@ def _begin(partial: Path, sources: MergeSources, identity: Mapping[str, Any]) ->
     if read_json(partial / RECORD) != json.loads(json.dumps(record)):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        write_json(partial / RECORD, record)
+    for half in partial.glob(".*"):  # a shard that a process was killed in
+        half.unlink()
 
 
 def _finish(partial: Path, model: StoredModel) -> None:

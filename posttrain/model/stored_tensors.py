@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import InputError, Problem
+from posttrain.files import whole_file
 from posttrain.model.folders import WEIGHTS, read_json, require_model_folder
 
 if TYPE_CHECKING:
@@ -110,13 +111,11 @@ def write_shard(
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    partial = target.with_name(f"{target.name}.partial")
-    with partial.open("wb") as file:
+    with whole_file(target) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in header:
             if name != "__metadata__":
                 file.write(_bytes_of(name, produce(name), layout[name].num_bytes))
-    os.replace(partial, target)
 
 
 def is_whole(file: Path, names: Iterable[str], layout: Mapping[str, StoredTensor]) -> bool:

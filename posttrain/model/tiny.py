@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError, Problem
+from posttrain.files import whole_directory
 from posttrain.model.chat_templates import read_template
-from posttrain.model.folders import PICKLED, WEIGHTS, require_model_folder, whole_directory
+from posttrain.model.folders import PICKLED, WEIGHTS, require_model_folder
 from posttrain.model.load import (
     HUB_FILES,
     link_files,

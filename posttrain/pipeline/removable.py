@@ -21,11 +21,21 @@ Kind = Literal["checkpoints", "stages", "leftovers"]
 KINDS: tuple[Kind, ...] = ("checkpoints", "stages", "leftovers")
 
 TRASH = ".removing-"  # prefix of what is being removed: it was moved to the top of the run
-ONLY_UNTIL_DONE = ("journal", "soups", "shares")  # a stage removes them itself when it is done
-_TOP = re.compile(r"\.best|\.removing-\w+|\..+\.json\.\d+")
-_HALF_WRITTEN = re.compile(r"\..+\.partial(-\d+)?|\..+\.replaced-\d+|\..+\.json\.\d+")
+CHECKPOINTS = "checkpoints"
+ONLY_UNTIL_DONE = (
+    "journal",
+    "soups",
+    "shares",
+    "best.safetensors",
+    "reference_logprobs.safetensors",
+)
+"""What goes, with the checkpoints, once a stage's manifest says that it is done: never before, or a
+kill in between would leave neither a finished stage nor what to go on from.
+"""
+
+_TOP = re.compile(r"\.best|\.removing-\w+|\..+\.partial-\d+")
+_HALF_WRITTEN = re.compile(r"\..+\.partial(-\d+)?|\..+\.replaced-\d+")
 _MERGE = re.compile(r"\..+\.merging")  # goes on where it stopped
-_TABLE = re.compile(r"[^.].*\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +102,9 @@ def is_top_leftover(name: str) -> bool:
     return _TOP.fullmatch(name) is not None
 
 
-def is_leftover(name: str, is_folder: bool, stage_is_done: bool) -> bool:
+def is_leftover(name: str, stage_is_done: bool) -> bool:
     """Whether an entry inside a stage's folder is half-written: only while no run writes there."""
-    if _HALF_WRITTEN.fullmatch(name) or (_TABLE.fullmatch(name) and not is_folder):
+    if _HALF_WRITTEN.fullmatch(name):
         return True
     return stage_is_done and _MERGE.fullmatch(name) is not None
 

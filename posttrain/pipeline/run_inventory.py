@@ -15,6 +15,7 @@ from typing import Any
 from posttrain.checkpoint.folders import POINTER, CommittedFolders
 from posttrain.errors import InputError, Problem
 from posttrain.pipeline.removable import (
+    CHECKPOINTS,
     ONLY_UNTIL_DONE,
     FoundStage,
     Kind,
@@ -25,7 +26,6 @@ from posttrain.pipeline.removable import (
 )
 from posttrain.pipeline.store import RunFolder, read_json
 
-CHECKPOINTS = "checkpoints"
 NO_LEFTOVERS_IN = ("model", "reward_models", "logs", "wandb", CHECKPOINTS)
 
 
@@ -157,8 +157,9 @@ def _top_leftovers(root: Path) -> Iterator[Path]:
 
 def _leftovers(folder: Path, is_done: bool) -> Iterator[tuple[Path, str]]:
     for name in ONLY_UNTIL_DONE if is_done else ():
-        if is_real_folder(folder / name):
-            yield folder / name, "the stage is done"
+        path = folder / name
+        if path.exists() and not path.is_symlink():
+            yield path, "the stage is done"
     yield from ((path, "half-written") for path in _half_written(folder, is_done))
     checkpoints = folder / CHECKPOINTS
     if not is_done and is_real_folder(checkpoints):
@@ -166,14 +167,14 @@ def _leftovers(folder: Path, is_done: bool) -> Iterator[tuple[Path, str]]:
             yield from (
                 (Path(entry.path), "half-written")
                 for entry in _entries(each)
-                if is_leftover(entry.name, entry.is_dir(follow_symlinks=False), is_done)
+                if is_leftover(entry.name, is_done)
             )
 
 
 def _half_written(folder: Path, is_done: bool) -> Iterator[Path]:
     for entry in _entries(folder):
         is_folder = entry.is_dir(follow_symlinks=False)
-        if is_leftover(entry.name, is_folder, is_done):
+        if is_leftover(entry.name, is_done):
             yield Path(entry.path)
         elif is_folder and entry.name not in (*NO_LEFTOVERS_IN, *ONLY_UNTIL_DONE):
             yield from _half_written(Path(entry.path), is_done)

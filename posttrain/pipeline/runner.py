@@ -14,6 +14,7 @@ from typing import Any
 from posttrain.config.load import LoadedPipeline
 from posttrain.config.tasks import suite_tasks
 from posttrain.errors import GateFailed, Interrupted
+from posttrain.files import write_json
 from posttrain.pipeline.gates import Gate, evaluate_gate, parse_gate, resolve_gate
 from posttrain.pipeline.plan import PlannedStage, RunPlan
 from posttrain.pipeline.results import (
@@ -26,7 +27,7 @@ from posttrain.pipeline.results import (
 from posttrain.pipeline.room import Held, Room, held, one_engine
 from posttrain.pipeline.scheduler import Job, run_jobs
 from posttrain.pipeline.stage_run import StageLauncher, StageRunner
-from posttrain.pipeline.store import RunFolder, write_json
+from posttrain.pipeline.store import RunFolder
 from posttrain.stages.measure import Evaluator
 from posttrain.track.jsonl import JsonlWriter
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +21,11 @@ from posttrain.config.pipeline import Cluster, EvaluateStage, ModelStage, Online
 from posttrain.config.stage_base import StageBase
 from posttrain.config.tasks import asked_suite
 from posttrain.errors import InputError, Interrupted, PosttrainError, StageFailed
+from posttrain.files import write_json, write_text
 from posttrain.pipeline.plan import PlannedStage, RunPlan
 from posttrain.pipeline.provenance import git_state, machine, versions
-from posttrain.pipeline.store import RunFolder, StageFolder, read_json, write_json
+from posttrain.pipeline.removable import CHECKPOINTS, ONLY_UNTIL_DONE
+from posttrain.pipeline.store import RunFolder, StageFolder, read_json
 from posttrain.stages import (
     average,
     average_greedy,
@@ -212,8 +215,9 @@ class StageRunner:
             "error": None,
         }
         folder.write_manifest(manifest)
-        (folder.path / "config.yaml").write_text(
-            yaml.safe_dump(planned.config(), sort_keys=False, allow_unicode=True)
+        write_text(
+            folder.path / "config.yaml",
+            yaml.safe_dump(planned.config(), sort_keys=False, allow_unicode=True),
         )
         manifest["_began"] = time.time()
         self.event("stage-started", planned.name, attempt=attempt)
@@ -255,9 +259,19 @@ class StageRunner:
                 if "models" in document:
                     manifest["metrics"] = {"models": document["models"]}
         folder.write_manifest(manifest)
-        if state == "done":  # its model folder holds what is needed from here on
-            shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+        if state == "done":
+            _remove(folder.path, (CHECKPOINTS, *ONLY_UNTIL_DONE))
         self.event(f"stage-{state}", planned.name, seconds=manifest["seconds"])
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """Files and folders, where they are there; what cannot be removed now `clean` removes."""
+    for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                (folder / name).unlink()
 
 
 def _with_files(stage: StageBase, inputs: Mapping[str, Artifact]) -> StageBase:

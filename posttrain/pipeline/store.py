@@ -17,21 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError, Problem
+from posttrain.files import write_json
 from posttrain.types import Artifact, ArtifactType
 
 SCHEMA = 1
 LOCK = "run.lock"  # in the run folder
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

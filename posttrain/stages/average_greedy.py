@@ -19,7 +19,8 @@ from typing import Any
 from posttrain.averaging.soup import Tried, greedy
 from posttrain.config.average import AverageStage
 from posttrain.errors import StageFailed
-from posttrain.model.folders import read_json, write_json
+from posttrain.files import write_json
+from posttrain.model.folders import read_json
 from posttrain.stages.average import average_folders, average_job
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
@@ -169,5 +170,4 @@ def run(
         kitchen.record(tried)
     chosen = next(soup for _, soup, kept in reversed(kitchen.steps) if kept)
     kitchen.make(chosen, context.directory / "model")
-    shutil.rmtree(context.directory / "soups", ignore_errors=True)
     return "done"

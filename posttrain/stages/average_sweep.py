@@ -10,7 +10,6 @@ is written down.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from posttrain.config.average import AverageStage
 from posttrain.config.plugins import load_plugin
 from posttrain.config.suites import Suite
 from posttrain.errors import StageFailed
-from posttrain.model.folders import put_in_place
+from posttrain.files import put_in_place
 from posttrain.ops import fronts
 from posttrain.stages.average import average_folders, average_job
 from posttrain.stages.context import StageContext
@@ -90,7 +89,6 @@ def run(
             help="larger shares of `pre`, or recommend: {tax_at_most: ...} of the stage",
         )
     put_in_place(kept.folder, context.directory / "model")
-    shutil.rmtree(context.directory / "shares")
     return "done", front
 
 

@@ -29,6 +29,10 @@ class StageContext:
     seed: int
     attempt: int
 
+    def has(self, artifact: str) -> bool:
+        """Whether an earlier attempt made it, and was killed before its manifest could say so."""
+        return (self.directory / artifact).exists()
+
 
 def context_length(model_path: str) -> int:
     """Tokens that a model can attend to, from its config.json."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError, Problem
+from posttrain.files import whole_file, write_json
 from posttrain.types import Prompt, Rollout, Score
 
 ROWS_FILE = "rows.jsonl"
@@ -67,15 +68,13 @@ class DatasetFolder:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self._part(first)
-        temporary = path.with_suffix(".tmp")
         rows = [
             _row(first + offset, each.prompt, rollout, score)
             for offset, each in enumerate(answers)
             for rollout, score in zip(each.rollouts, each.scores, strict=True)
         ]
-        pq.write_table(pa.Table.from_pylist(rows), temporary)
-        temporary.replace(path)
+        with whole_file(self._part(first)) as partial:
+            pq.write_table(pa.Table.from_pylist(rows), partial)
 
     def answers(self) -> Iterator[Answers]:
         """Prompt by prompt, in order. Raises InputError where a part is damaged."""
@@ -83,7 +82,8 @@ class DatasetFolder:
         import pyarrow.parquet as pq
 
         prompts = self.prompts()
-        for path in sorted((self.path / "samples").glob("*.parquet")):
+        parts = (self.path / "samples").glob("*.parquet")
+        for path in sorted(parts, key=lambda path: int(path.stem)):
             try:
                 rows = pq.read_table(path).to_pylist()
             except pa.ArrowInvalid as error:
@@ -102,10 +102,7 @@ class DatasetFolder:
     def finish(self, rows: Iterator[Mapping[str, Any]], summary: Mapping[str, Any]) -> int:
         """Write the selected rows, then the summary; returns the number of rows."""
         count = self._write_lines(ROWS_FILE, rows)
-        text = json.dumps({**summary, "rows": count}, indent=1)
-        temporary = self.path / "dataset.tmp"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(self.path / "dataset.json")
+        write_json(self.path / "dataset.json", {**summary, "rows": count})
         return count
 
     @property
@@ -117,13 +114,14 @@ class DatasetFolder:
         return self.path / "samples" / f"{first:06d}.parquet"
 
     def _write_lines(self, name: str, rows: Iterator[Mapping[str, Any]]) -> int:
-        temporary = self.path / f"{name}.tmp"
         count = 0
-        with temporary.open("w", encoding="utf-8") as file:
+        with (
+            whole_file(self.path / name) as partial,
+            partial.open("w", encoding="utf-8") as file,
+        ):
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
-        temporary.replace(self.path / name)
         return count
 
 

@@ -30,6 +30,8 @@ def run(
     context: StageContext,
 ) -> str:
     """Train; returns "done" or "stopped"."""
+    if context.has("model"):
+        return "done"
     model_path = context.inputs[stage.model].path
     answer_tokens = stage.sampling.max_new_tokens
     room = context_length(model_path) - answer_tokens

@@ -12,6 +12,8 @@ from posttrain.stages.offline_job import offline_job
 
 def run(stage: SftStage, algorithm: PluginRef, context: StageContext) -> str:
     """Train; returns "done" or "stopped"."""
+    if context.has("model"):
+        return "done"
     job = replace(
         offline_job("sft", stage, algorithm, context),
         restraints=stage.restraints,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from posttrain.config.pipeline import WandbSettings
+from posttrain.files import write_json
 from posttrain.track.jsonl import read_jsonl
 from posttrain.track.rows import last_values, merge_rows
 from posttrain.track.spans import Span
@@ -81,9 +81,7 @@ class TrackSession:
         if not self._open:
             path.unlink(missing_ok=True)
             return
-        temporary = path.with_name(f"{OPEN_STAGES}.{os.getpid()}")
-        temporary.write_text(json.dumps(list(self._open.values())))
-        temporary.replace(path)
+        write_json(path, list(self._open.values()))
 
     def stage(self, name: str) -> StageTracker:
         return self._trackers[name]

@@ -18,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from posttrain.files import whole_file
+
 FILE = "best.safetensors"  # in the stage's folder, while it is trained
 
 
@@ -51,10 +53,9 @@ class HeldoutWatch:
         """Take a measurement down; the best one's weights with it. Whether training ends here."""
         best = self.best()
         if best is None or step == best.step or self._is_better(value, best.value):
-            partial = self._file.with_name(f".{FILE}.partial")
             whole = {name: value.detach().cpu().contiguous() for name, value in weights().items()}
-            save_file(whole, partial, {"step": str(step), "value": repr(float(value))})
-            partial.replace(self._file)
+            with whole_file(self._file) as partial:
+                save_file(whole, partial, {"step": str(step), "value": repr(float(value))})
             return False
         return misses(step, best.step, self.every) >= self.patience
 
@@ -68,10 +69,6 @@ class HeldoutWatch:
                     if name in kept:
                         parameter.copy_(kept[name])
         return best
-
-    def clear(self) -> None:
-        """The stage is done, and its model folder holds what is needed."""
-        self._file.unlink(missing_ok=True)
 
     def why(self, best: Best) -> str:
         """For the event that says that training ended."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import InputError, Problem
-from posttrain.model.folders import write_json
+from posttrain.files import write_json
 from posttrain.ports import Tracker
 
 ATTENTION, FEED_FORWARD, NORM = "attention", "feed-forward", "norm"

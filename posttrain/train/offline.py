@@ -158,7 +158,7 @@ def write_model(
         # Off the device one by one: it may have no room for the model once more.
         dtype = DTYPES[settings.precision]
         merged = {name: value.cpu() for name, value in merged_parameters(model, dtype)}
-    tokenizer = load_tokenizer(settings.model_path)
-    save_model(model, tokenizer, directory, settings.precision, merged)
     if settings.lora is not None and adapter is not None:
         save_adapter(model, dict(adapter_matrices(model)), adapter)
+    # Last: where it is, the stage has nothing more to do.
+    save_model(model, load_tokenizer(settings.model_path), directory, settings.precision, merged)

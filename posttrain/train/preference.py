@@ -18,6 +18,7 @@ from torch import Tensor
 
 from posttrain import ops
 from posttrain.errors import InputError, Problem
+from posttrain.files import whole_file
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.model.packed import packed_forward
@@ -93,10 +94,6 @@ def run_preference(
         model.config, model.generation_config = configs  # without what TRL changed for training
         folder = settings.directory
         write_model(model, settings, folder / "model", folder / "adapter")
-        checkpoints.clear()
-        if watch is not None:
-            watch.clear()
-        (settings.directory / REFERENCE_FILE).unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
     return "done"
 
@@ -170,9 +167,8 @@ def _reference(
     of_training = _shared(model, settings, rows.training, rows.names)
     of_heldout = _shared(model, settings, rows.heldout, rows.heldout_names)
     if _rank() == 0:
-        partial = file.with_name(f".{file.name}.partial")
-        save_file({"training": of_training, "heldout": of_heldout}, partial, {"rows": which})
-        partial.replace(file)
+        with whole_file(file) as partial:
+            save_file({"training": of_training, "heldout": of_heldout}, partial, {"rows": which})
     return of_training, of_heldout
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from posttrain import ops
 from posttrain.errors import StageFailed
-from posttrain.model.folders import ENSEMBLE, write_json
+from posttrain.files import put_in_place, write_json
+from posttrain.model.folders import ENSEMBLE
 from posttrain.model.load import load_tokenizer
 from posttrain.model.lora import add_adapters
 from posttrain.model.reward import load_reward_model, new_reward_model, score_sequences
@@ -181,7 +182,7 @@ def finish_ensemble(directory: Path, members: int, tracker: Tracker) -> Path:
         "together": together,
     }
     write_json(folder / SUMMARY, document)
-    folder.rename(artifact)
+    put_in_place(folder, artifact)
     return artifact
 
 

@@ -24,7 +24,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from posttrain.errors import WeightsDiffer
+from posttrain.errors import StageFailed, WeightsDiffer
 from posttrain.ports import CheckpointPort, Tracker, TrainPort
 from posttrain.train.ranks import Ranks
 from posttrain.train.rl_batch import batch_metrics, flatten
@@ -213,12 +213,24 @@ def logprob_gaps(trainer: RlTrainer, probes: Sequence[Rollout]) -> list[float]:
 
 def _restore(parts: RlParts) -> int:
     checkpoint = parts.ranks.together(parts.checkpoints.latest, "reading the last checkpoint")
+    own = checkpoint.step if checkpoint else 0
+    step = parts.ranks.broadcast_object(own, "the step of the last checkpoint")
+    parts.ranks.together(lambda: _require_same(own, step), "comparing their checkpoints")
     if checkpoint is None:
         return 0
     parts.trainer.load(checkpoint.load_model(), checkpoint.load_optimiser())
     if parts.ranks.is_first:
         parts.tracker.event("restored", step=checkpoint.step)
     return checkpoint.step
+
+
+def _require_same(own: int, step: int) -> None:
+    """Ranks that go on from different checkpoints would mix their weights, and say nothing."""
+    if own != step:
+        raise StageFailed(
+            f"a rank sees the checkpoint of step {own}, the first one that of step {step}",
+            help="every node has to see the run's folder as it is; posttrain resume tries again",
+        )
 
 
 def _save(parts: RlParts, step: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.files import whole_file
 from posttrain.types import Rollout, Score, ScoredGroup, TrainBatch
 
 if TYPE_CHECKING:
@@ -104,7 +105,6 @@ def write_rollouts(directory: Path, batch: TrainBatch) -> Path:
 
     directory.mkdir(parents=True, exist_ok=True)
     path = _file(directory, batch.step)
-    temporary = path.with_suffix(".tmp")
     table = pa.Table.from_pylist([_row(batch.step, *each) for each in _rollouts(batch)])
     rollouts = [rollout for _, rollout, _ in _rollouts(batch)]
     for name, kind in LIST_COLUMNS.items():
@@ -114,8 +114,8 @@ def write_rollouts(directory: Path, batch: TrainBatch) -> Path:
         f"{name}.list.element" if name in LIST_COLUMNS else name for name in table.schema.names
     ]
     encoded = [leaf for leaf in leaves if not leaf.startswith("logprobs")]
-    pq.write_table(table, temporary, use_dictionary=encoded)
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        pq.write_table(table, partial, use_dictionary=encoded)
     return path
 
 

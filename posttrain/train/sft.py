@@ -67,9 +67,6 @@ def run_sft(
         model.config, model.generation_config = configs  # without what TRL changed for training
         folder = settings.directory
         write_model(model, settings, folder / "model", folder / "adapter")
-        checkpoints.clear()
-        if watch is not None:
-            watch.clear()
     trainer.accelerator.wait_for_everyone()
     return "done"
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 
 from posttrain.config.restraints import UNRESTRAINED, Restraints
 from posttrain.errors import StageFailed
@@ -31,6 +31,7 @@ from posttrain.train.start_point import StartPoint
 from posttrain.train.weight_average import WeightAverage
 
 TRAINED = "trained.safetensors"  # in a checkpoint: the adapters, where nothing else is trained
+STATE = "trainer_state.json"  # transformers' name
 AVERAGE = "average.safetensors"  # in a checkpoint: the moving average of the weights
 NOT_FINITE_HELP = "lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint"
 
@@ -72,7 +73,13 @@ class StageTrainer(Trainer):
             self._tracker.event("restored", step=self._steps_before + made)
             if self._average is not None:
                 self._average.load(load_file(latest / AVERAGE), made)
-        self.train(resume_from_checkpoint=None if latest is None else str(latest))
+        state = None if latest is None else TrainerState.load_from_json(str(latest / STATE))
+        if state is not None and state.global_step >= state.max_steps:
+            # All steps are made, and `train` would make one more before it looks.
+            self._load_from_checkpoint(str(latest))
+            self.state = state
+        else:
+            self.train(resume_from_checkpoint=None if latest is None else str(latest))
         return self.ended_early or bool(self.state.global_step >= self.state.max_steps)
 
     def finish(self, watch: HeldoutWatch | None) -> None:

@@ -12,7 +12,8 @@ from posttrain.checkpoint.folders import CommittedFolders
 from posttrain.cli import clean_processes as processes
 from posttrain.cli import main
 from posttrain.cluster.leftovers import Leftover
-from posttrain.pipeline.store import RunFolder, write_json
+from posttrain.files import write_json
+from posttrain.pipeline.store import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -31,7 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (store.begin(20) / "model.safetensors").write_bytes(b"x" * 3000)
     store.commit(20, store.begin(20))
     (run.path / "sft" / "old" / "model.safetensors").write_bytes(b"x" * 2000)
-    (run.path / ".run.json.99").write_bytes(b"x" * 500)
+    (run.path / ".run.json.partial-99").write_bytes(b"x" * 500)
     return run.path
 
 
@@ -55,7 +56,7 @@ def test_without_a_flag_it_says_what_could_go_and_removes_nothing(run: Path, cal
     rows = [line.split(maxsplit=4) for line in out.splitlines()]
     assert rows[0] == ["frees", "with", "what", "why"]
     assert [row[2:4] for row in rows[1:]] == [
-        ["--leftovers", ".run.json.99"],
+        ["--leftovers", ".run.json.partial-99"],
         ["--checkpoints", "sft/new/checkpoints"],
         ["--stages", "sft/old"],
     ]
@@ -71,13 +72,13 @@ def test_without_a_flag_it_says_what_could_go_and_removes_nothing(run: Path, cal
     [
         ("--checkpoints", "sft/new/checkpoints"),
         ("--stages", "sft/old"),
-        ("--leftovers", ".run.json.99"),
+        ("--leftovers", ".run.json.partial-99"),
     ],
 )
 def test_a_flag_frees_what_it_names_and_no_more(
     run: Path, call: Call, flag: str, gone: str
 ) -> None:
-    everything = {"sft/new/checkpoints", "sft/old", ".run.json.99", "sft/new/manifest.json"}
+    everything = {"sft/new/checkpoints", "sft/old", ".run.json.partial-99", "sft/new/manifest.json"}
     code, out, err = call("mine", flag, "-n")
     assert (code, len(out.splitlines())) == (0, 2)
     assert "could be freed; nothing was removed" in err

@@ -21,7 +21,8 @@ from posttrain.doctor.finding import Finding
 from posttrain.doctor.gpus import Gpus
 from posttrain.doctor.machine import Machine
 from posttrain.doctor.storage import Space
-from posttrain.pipeline.store import RunFolder, write_json
+from posttrain.files import write_json
+from posttrain.pipeline.store import RunFolder
 
 GB = 10**9
 CALM = Machine("Linux", 4, None, 24 * GB, 20 * GB, (65536, 65536), Gpus())
@@ -147,7 +148,7 @@ def test_a_full_disk_names_the_run_that_frees_most(tmp_path: Path) -> None:
         store.commit(1, store.begin(1))
     full = Finding("disk", "act", "full", "posttrain clean")
     assert (
-        with_freeable(full, tmp_path).help == "posttrain clean large --checkpoints   (frees 5.0 kB)"
+        with_freeable(full, tmp_path).help == "posttrain clean large --checkpoints   (frees 5.1 kB)"
     )
     with RunFolder(tmp_path / "large").locked():  # it is being written
         assert with_freeable(full, tmp_path).help.startswith("posttrain clean small --checkpoints")

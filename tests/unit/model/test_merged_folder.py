@@ -327,7 +327,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_half_model(models, t
     process.kill()
     assert process.wait() == -9
     assert names_in(tmp_path) == [".model.merging"]
-    assert list((tmp_path / ".model.merging").glob("*.partial"))  # a shard had begun
+    assert list((tmp_path / ".model.merging").glob("*.partial-*"))  # a shard had begun
     of_folders = MergeSources(
         (stored_model(models / "post"),), stored_model(models / "pre")
     )  # labels do not count

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.pipeline.removable import (
+    ONLY_UNTIL_DONE,
     FoundStage,
     Removable,
     is_leftover,
@@ -77,8 +78,8 @@ def test_what_goes_is_never_needed(
     [
         (".best", True),
         (".removing-0a1b2c", True),
-        (".run.json.4121", True),
-        (".open_stages.json.17", True),
+        (".run.json.partial-4121", True),
+        ("..open_stages.json.partial-17", True),
         (".open_stages.json", False),  # a tracker that starts again reads it
         ("best", False),
         ("run.json", False),
@@ -92,27 +93,30 @@ def test_leftovers_at_the_top_of_a_run(name: str, leftover: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "is_folder", "while_open", "when_done"),
+    ("name", "while_open", "when_done"),
     [
-        (".manifest.json.4121", False, True, True),
-        (".model.partial-4121", True, True, True),
-        (".model.replaced-4121", True, True, True),
-        (".step-000020.partial", True, True, True),
-        (".latest.json.partial", False, True, True),
-        ("step-3.tmp", False, True, True),
-        ("step-3.tmp", True, False, False),
-        (".model.merging", True, False, True),  # goes on where it stopped
-        ("model", True, False, False),
-        ("step-000020", True, False, False),
-        ("partial", True, False, False),
-        ("model.partial", False, False, False),  # a shard of a merge that goes on
+        (".manifest.json.partial-4121", True, True),
+        (".model.partial-4121", True, True),
+        (".model.replaced-4121", True, True),
+        (".step-000020.partial", True, True),
+        (".model.merging", False, True),  # goes on where it stopped
+        ("model", False, False),
+        ("step-000020", False, False),
+        ("partial", False, False),
+        ("model.partial-7", False, False),
     ],
 )
-def test_leftovers_in_a_stage(
-    name: str, is_folder: bool, while_open: bool, when_done: bool
-) -> None:
-    assert is_leftover(name, is_folder, False) is while_open
-    assert is_leftover(name, is_folder, True) is when_done
+def test_leftovers_in_a_stage(name: str, while_open: bool, when_done: bool) -> None:
+    assert is_leftover(name, False) is while_open
+    assert is_leftover(name, True) is when_done
+
+
+def test_what_stages_keep_only_until_they_are_done_is_all_named() -> None:
+    from posttrain.stages.jobs import JOURNALS
+    from posttrain.train import early_stopping, preference
+
+    kept = {JOURNALS, early_stopping.FILE, preference.REFERENCE_FILE}
+    assert kept | {"soups", "shares"} == set(ONLY_UNTIL_DONE)
 
 
 def test_totals() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from posttrain.files import write_json
 from posttrain.pipeline.plan import RunPlan
 from posttrain.pipeline.results import (
     asked_suites,
@@ -15,7 +16,7 @@ from posttrain.pipeline.results import (
     task_values,
     unmeasured,
 )
-from posttrain.pipeline.store import RunFolder, write_json
+from posttrain.pipeline.store import RunFolder
 
 Plans = Callable[..., RunPlan]
 

@@ -165,20 +165,20 @@ def test_a_path_that_yaml_broke_in_two_is_found(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_processes(run: Path) -> None:
     (run / ".best").symlink_to("sft/s1/model")
-    make(run / ".run.json.4121", 10)
+    make(run / ".run.json.partial-4121", 10)
     make(run / ".removing-0a1b" / "model", 20)
     make(run / "sft" / "s1" / ".model.partial-7" / "a", 30)
-    make(run / "sft" / "s1" / "measurements" / ".abilities.json.7", 40)
+    make(run / "sft" / "s1" / "measurements" / ".abilities.json.partial-7", 40)
     make(run / "sft" / "s1" / "journal" / "e.journal", 50)
     make(run / "sft" / "s1" / "model" / ".odd.partial", 60)  # a model is left as it is
     make(run / "wandb" / ".x.partial", 70)
     assert told(run) == [
         ("leftovers", ".best", 0),
         ("leftovers", ".removing-0a1b", 20),
-        ("leftovers", ".run.json.4121", 10),
+        ("leftovers", ".run.json.partial-4121", 10),
         ("leftovers", "sft/s1/journal", 50),
         ("leftovers", "sft/s1/.model.partial-7", 30),
-        ("leftovers", "sft/s1/measurements/.abilities.json.7", 40),
+        ("leftovers", "sft/s1/measurements/.abilities.json.partial-7", 40),
     ]
     assert remove(run, removable(RunFolder(run))) == 150
     assert (run / "sft" / "s1" / "model" / "model.safetensors").exists()

@@ -20,7 +20,7 @@ from posttrain.pipeline import stage_run
 from posttrain.pipeline.plan import RunPlan
 from posttrain.pipeline.room import Room
 from posttrain.pipeline.runner import Runner
-from posttrain.pipeline.store import RunFolder
+from posttrain.pipeline.store import RunFolder, StageFolder
 from posttrain.stages import statistics
 from posttrain.stages.measure import Measurement, TaskResult, points
 from posttrain.track.jsonl import read_jsonl
@@ -214,6 +214,54 @@ def test_stages_run_in_order_and_leave_their_manifests(
     assert (run_folder.path / "best").readlink() == Path(
         f"average/{plan['average'].identity}/model"
     )
+
+
+KEPT_UNTIL_DONE = ("checkpoints/latest.json", "journal/0-a-000000.journal", "best.safetensors")
+
+
+def test_what_a_stage_goes_on_from_goes_once_its_manifest_says_that_it_is_done(
+    plan_of: Plans,
+    run_folder: RunFolder,
+    asked: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = plan_of()
+    folder = run_folder.stage("rlvr", plan["rlvr"].identity).path
+    kept = [folder / name for name in KEPT_UNTIL_DONE]
+
+    def trained() -> str:
+        for path in kept:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("{}")
+        return "done"
+
+    there_when_done = []
+    write = StageFolder.write_manifest
+
+    def written(stage: StageFolder, manifest: Any) -> None:
+        write(stage, manifest)
+        if stage.stage == "rlvr" and manifest["state"] == "done":
+            there_when_done.extend(path.exists() for path in kept)
+
+    monkeypatch.setattr(StageFolder, "write_manifest", written)
+    runner_of(plan, run_folder, FakeLauncher({"rlvr": trained})).run()
+    assert there_when_done == [True] * len(kept)
+    assert [path.exists() for path in kept] == [False] * len(kept)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rlvr"])
+def test_a_model_that_was_finished_right_before_a_kill_is_not_trained_again(
+    plan_of: Plans, run_folder: RunFolder, asked: list[tuple[str, str]], stage: str
+) -> None:
+    plan = plan_of()
+    runner_of(plan, run_folder, FakeLauncher()).run()
+    folder = run_folder.stage(stage, plan[stage].identity)
+    folder.write_manifest(manifest_of(run_folder, plan, stage) | {"state": "running"})
+    launcher = FakeLauncher()
+    runner_of(plan, run_folder, launcher).run()
+    assert launcher.jobs == {}
+    assert launcher.diary == [stage]
+    assert manifest_of(run_folder, plan, stage)["state"] == "done"
 
 
 def test_the_job_of_an_ensemble(

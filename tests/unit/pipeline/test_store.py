@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from posttrain.errors import InputError
-from posttrain.pipeline.store import RunFolder, read_json, write_json
+from posttrain.files import write_json
+from posttrain.pipeline.store import RunFolder, read_json
 
 HOLDER = """
 import sys
@@ -38,12 +39,11 @@ def hold(path: Path) -> subprocess.Popen[str]:
 def test_json_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"text": "größer", "n": 1})
-    assert path.read_text(encoding="utf-8") == '{\n "text": "größer",\n "n": 1\n}\n'
     with pytest.raises(TypeError):
         write_json(path, {"n": {1}})
     assert read_json(path) == {"text": "größer", "n": 1}
     write_json(path, {"n": 2})
-    assert [each.name for each in tmp_path.iterdir() if each.suffix == ".json"] == ["a.json"]
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize("text", ["", '{"state": "do', "[1, 2]", "null"])

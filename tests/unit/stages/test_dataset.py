@@ -42,10 +42,21 @@ def test_answers_come_back_as_they_were(tmp_path):
     assert list(folder.answers()) == [answers(0), answers(1), answers(2)]
 
 
+def test_the_order_is_that_of_the_prompts_in_any_number_of_digits(tmp_path):
+    folder = DatasetFolder(tmp_path)
+    folder.begin([prompt(0), prompt(1), prompt(2)])
+    folder.write_part(0, [answers(0), answers(1)])
+    first, last = (tmp_path / "samples" / f"{name}.parquet" for name in ("000000", "1000000"))
+    folder.write_part(2, [answers(2)])
+    first.rename(tmp_path / "samples" / "999999.parquet")
+    (tmp_path / "samples" / "000002.parquet").rename(last)
+    assert list(folder.answers()) == [answers(0), answers(1), answers(2)]
+
+
 def test_a_part_that_was_never_finished_is_none(tmp_path):
     folder = DatasetFolder(tmp_path)
     folder.begin([prompt(0)])
-    (tmp_path / "samples" / "000000.tmp").write_bytes(b"half of it")
+    (tmp_path / "samples" / ".000000.parquet.partial-7").write_bytes(b"half of it")
     assert not folder.has_part(0)
     assert list(folder.answers()) == []
 
@@ -84,4 +95,4 @@ def test_rows_and_summary(tmp_path):
     assert folder.finish(iter([{"prompt": "é", "completion": "x"}]), {"schema": 1}) == 1
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == {"prompt": "é", "completion": "x"}
     assert folder.summary == {"schema": 1, "rows": 1}
-    assert list(tmp_path.glob("*.tmp")) == []
+    assert list(tmp_path.glob(".*")) == []

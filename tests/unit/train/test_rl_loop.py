@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from posttrain.checkpoint.store import CheckpointStore
-from posttrain.errors import WeightsDiffer
+from posttrain.errors import StageFailed, WeightsDiffer
 from posttrain.train import rl_loop
+from posttrain.train.ranks import Ranks
 from posttrain.train.rl_loop import RlParts, RlSettings, logprob_gaps, run_training
 from posttrain.train.stop_rules import StopWatch, stop_rules
 from posttrain.types import Prompt, Rollout, RolloutRef, StoredBatch, SyncReport, WeightVersion
@@ -119,11 +120,11 @@ class Diary:
         return WeightVersion(0, version, "", "")
 
 
-def run(diary, directory, **changes):
+def run(diary, directory, ranks=None, **changes):
     settings = RlSettings(directory, 2, 10, 10, "fp32")
     parts = RlParts(
         diary, diary, diary.checkpoints, diary, diary.write_weights, diary.read_batch,
-        diary.read_probes,
+        diary.read_probes, ranks or Ranks(),
     )  # fmt: skip
     return run_training(replace(settings, **changes), parts)
 
@@ -341,3 +342,16 @@ def test_two_rules_are_counted_apart():
     ]
     assert told[:2] == [None, None] and "the KL to the start is 6.00 nats" in told[2]
     assert StopWatch(stop_rules(None, None)).after({"policy/kl_reference_nats": 99.0}) is None
+
+
+def test_a_rank_that_sees_another_checkpoint_than_the_first_does_not_go_on(diary, tmp_path):
+    class Second(Ranks):
+        def broadcast_object(self, value, what, **_):
+            return 20 if what == "the step of the last checkpoint" else value
+
+    with pytest.raises(StageFailed) as caught:
+        run(diary, tmp_path, ranks=Second())
+    assert caught.value.message == (
+        "a rank sees the checkpoint of step 0, the first one that of step 20"
+    )
+    assert diary.calls == []

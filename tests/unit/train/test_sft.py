@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from posttrain.checkpoint.folders import CommittedFolders
 from posttrain.config.lora import Lora
+from posttrain.config.restraints import EarlyStopping
 from posttrain.errors import InputError, StageFailed
 from posttrain.model.chat import RenderedRow, render
 from posttrain.model.load import load_model, load_state, load_tokenizer
@@ -119,7 +120,20 @@ def test_stopped_and_resumed_is_bit_equal(micro, rows, tmp_path):
     one = load_file(tmp_path / "straight" / "model" / "model.safetensors")
     two = load_file(tmp_path / "cut" / "model" / "model.safetensors")
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_trained_again_after_its_end_it_is_the_same_model(micro, rows, tmp_path):
+    """A process that is killed after its last step has left all that it goes on from."""
+    changes = {"checkpoint_every": 2, "holdout_rows": 8, "early_stopping": EarlyStopping()}
+    train(micro, tmp_path, rows, **changes)
+    file = tmp_path / "model" / "model.safetensors"
+    first, best = file.read_bytes(), (tmp_path / "best.safetensors").read_bytes()
+    outcome, again = train(micro, tmp_path, rows, **changes)
+    assert outcome == "done"
+    assert again.events[0] == ("restored", {"step": 6})
+    assert again.series("train/loss") == {}
+    assert file.read_bytes() == first
+    assert (tmp_path / "best.safetensors").read_bytes() == best
 
 
 def test_torn_checkpoint_is_not_gone_on_from(micro, rows, tmp_path):
