@@ -182,7 +182,8 @@ class Work:
     """Samples of one prompt draw for one engine.
 
     `look_in` names journals of engines that had these samples before: a finished sample found there
-    is reported as it is, a half-generated one goes on from the tokens it has.
+    is reported as it is, a half-generated one goes on from the tokens it has. Not so where some are
+    of weights newer than `newest_version`: after a power cut, those are yet to be trained.
     """
 
     lane: Lane
@@ -191,6 +192,7 @@ class Work:
     prompt: Prompt
     sampling: Sampling  # `seed` is the draw's; sample i is seeded with seed + i
     look_in: tuple[str, ...] = ()
+    newest_version: int = 0
     greedy_sample: int | None = None  # this sample is not drawn but takes the likeliest tokens
 
 

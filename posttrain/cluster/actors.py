@@ -252,11 +252,16 @@ class CoordinatorActor:
         from posttrain.loop.coordinator import Coordinator
         from posttrain.loop.ledger import Ledger
         from posttrain.prompts.stream import PromptStream
+        from posttrain.rollout.journal import is_whole
 
         prompts, heldout, rewards, tracker = unpacked(parts)
         directory = Path(job.directory)
         commit = CheckpointStore(directory / "checkpoints").latest()
-        ledger = Ledger(directory / LEDGER, commit.state["coordinator"] if commit else None)
+        ledger = Ledger(
+            directory / LEDGER,
+            commit.state["coordinator"] if commit else None,
+            is_readable=is_whole,
+        )
         if _was_restarted():
             tracker.event("coordinator-restarted", next_step=ledger.state.next_step)
         self._coordinator = Coordinator(

@@ -175,7 +175,10 @@ class Coordinator:
         self._fleet.wake()
 
     async def snapshot(self) -> dict[str, Any]:
-        """What a restart needs besides the files: the ledger's state and position, as JSON."""
+        """What a restart needs besides the files: the ledger's state and position, as JSON. What it
+        speaks of is on disk when it returns.
+        """
+        self._retention.flush(self._groups.files())
         return self._ledger.snapshot()
 
     # -- stopping -------------------------------------------------------------------------------

@@ -222,6 +222,7 @@ class EngineDesk:
                 prompt=self.groups.prompts.at(draw),
                 sampling=replace(settings.sampling, seed=draw_seed(settings.seed, draw)),
                 look_in=tuple(sorted(group.look_in)),
+                newest_version=self.groups.ledger.state.next_step,
                 greedy_sample=settings.greedy_sample,
             )
         )

@@ -6,6 +6,10 @@ write-ahead log: a commit holds the state and the position up to which the file 
 whatever stands after that is replayed. Every line reaches the operating system before the event has
 consequences, so a killed coordinator can never hand a group out twice; a torn last line is cut off
 and counted.
+
+Only a commit waits for the disk. Where the power was cut, lines after it may be lost, or speak of
+rollouts that are: the file ends then before the first such line, as the trainer too goes on from
+its checkpoint.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from posttrain.errors import StageFailed
+from posttrain.files import flush
 from posttrain.loop.machine import MachineState
 from posttrain.types import RolloutRef, Score, StoredGroup, WeightVersion
 
@@ -154,10 +159,13 @@ class Ledger:
         snapshot: Mapping[str, Any] | None = None,
         *,
         look_only: bool = False,
+        is_readable: Callable[[RolloutRef], bool] = lambda ref: True,
     ) -> None:
         """`snapshot` is what `snapshot()` gave to the last commit; with `look_only` the file stays
-        as it is. Raises StageFailed where a line before the last is damaged.
+        as it is; `is_readable` says whether a rollout that a line speaks of is there. Raises
+        StageFailed where a line before the last is damaged.
         """
+        self._is_readable = is_readable
         self._base = f"{path.parent}/" if path else ""
         self.state = (
             LedgerState.from_json(snapshot["state"], self._base) if snapshot else LedgerState()
@@ -221,7 +229,11 @@ class Ledger:
         return self._position
 
     def snapshot(self) -> dict[str, Any]:
-        """State and position for a commit, as JSON."""
+        """State and position for a commit, as JSON. The file is on disk up to there."""
+        if self._file is not None:
+            path = Path(self._file.name)
+            flush(path)
+            flush(path.parent)
         return {"state": self.state.to_json(self._base), "position": self._position}
 
     def close(self) -> None:
@@ -249,18 +261,13 @@ class Ledger:
         self._position += len(line)
 
     def _replay(self, path: Path, mend: bool) -> None:
-        if not path.exists():
-            self._position = 0
-            return
-        content = path.read_bytes()
+        content = path.read_bytes() if path.exists() else b""
         whole = content.rfind(b"\n") + 1
-        self.num_torn = int(whole < len(content))
-        if self.num_torn and mend:
-            with path.open("r+b") as file:  # appended to, the torn line would swallow the next one
-                file.truncate(whole)
-        for number, line in enumerate(content[self._position : whole].splitlines()):
+        end = self._position  # of the lines that count
+        for number, line in enumerate(content[end:whole].splitlines(keepends=True)):
             try:
-                self._apply(json.loads(line))
+                if not self._apply(line):
+                    break
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StageFailed(
                     f"a line of the ledger is damaged: line {number + 1} after byte "
@@ -268,16 +275,37 @@ class Ledger:
                     place=str(path),
                     help="restore the file, or remove the stage's folder to do the stage again",
                 ) from error
+            end += len(line)
             self.num_replayed += 1
+        self.num_torn = int(end < len(content))
+        if mend and end != len(content):
+            _set_length(path, len(content), end)
 
-    def _apply(self, event: dict[str, Any]) -> None:
+    def _apply(self, line: bytes) -> bool:
+        """Whether the line counts: not where the disk lost it, or what it speaks of."""
+        if b"\0" in line:  # of a block that was never written
+            return False
+        event = json.loads(line) if line.strip() else {"event": "opened"}
         name = event.pop("event")
-        if name == "opened":
-            return
         if name == "scored":
-            self.state.score(_group_from_json(event, self._base))
-        else:
+            group = _group_from_json(event, self._base)
+            if not all(map(self._is_readable, group.refs)):
+                return False
+            self.state.score(group)
+        elif name != "opened":
             getattr(self.state, name)(**event)
+        return True
+
+
+def _set_length(path: Path, length: int, wanted: int) -> None:
+    """Cut what counts no more: appended to, a torn line would swallow the next one. Or fill up with
+    empty lines what was lost before a snapshot's position, which says where the next lines begin.
+    """
+    with path.open("ab") as file:
+        if wanted < length:
+            file.truncate(wanted)
+        else:
+            file.write(b"\n" * (wanted - length))
 
 
 def _group_to_json(group: StoredGroup, base: str) -> dict[str, Any]:

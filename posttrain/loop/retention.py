@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from pathlib import Path
 
+from posttrain.files import flush
 from posttrain.loop.fleet import Link
 
 PATTERN = "*.journal"
@@ -30,6 +31,13 @@ class JournalRetention:
     def of(self, link: Link) -> set[str]:
         """The files of one engine's process."""
         return set(_by_process(self.all()).get(f"{link.name}-{link.process}", ()))
+
+    def flush(self, wanted: Set[str]) -> None:
+        """Bring files to disk, before a checkpoint speaks of what is in them."""
+        if self._folder is not None:
+            for path in self.all() & wanted:
+                flush(Path(path))
+            flush(self._folder)
 
     def committed(self, wanted: Set[str], links: Iterable[Link]) -> list[str]:
         """Remove what nobody needs after a commit; the files removed."""

@@ -5,7 +5,8 @@
 A *finished* record holds a whole sample, so a RolloutRef (file and offset) is all it takes to read
 one. A *progress* record holds the tokens of a half-generated sample from one position on. Records
 are only ever appended, in one write each and without fsync: the operating system keeps them when
-the process is killed. A record that was being written then is cut short; it is noticed and dropped.
+the process is killed, and a checkpoint flushes those that it speaks of. A record that was being
+written then is cut short; it is noticed and dropped.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from posttrain.errors import StageFailed
 from posttrain.rollout.journal_record import (
@@ -33,12 +35,20 @@ from posttrain.types import Lane, Rollout, RolloutRef
 FIRST_READ = 1 << 16  # bytes; most records are shorter, so one read is enough
 
 
+class WholeSample(NamedTuple):
+    """A finished sample of a file."""
+
+    ref: RolloutRef
+    start_version: int
+    num_tokens: int
+    newest_version: int  # that a token of it was generated under
+
+
 @dataclass(slots=True)
 class JournalContents:
     """What one file holds. A finished sample does not stand among the partial ones."""
 
-    finished: dict[SampleKey, tuple[RolloutRef, int, int]] = field(default_factory=dict)
-    # (where, start version, number of tokens)
+    finished: dict[SampleKey, WholeSample] = field(default_factory=dict)
     partial: dict[SampleKey, Partial] = field(default_factory=dict)
     num_torn: int = 0  # records cut short at the end of the file: 0 or 1
 
@@ -181,6 +191,15 @@ def read_rollout(ref: RolloutRef, group_id: str, prompt_ids: tuple[int, ...]) ->
     )
 
 
+def is_whole(ref: RolloutRef) -> bool:
+    """Whether a finished sample lies there: not if the power was cut before it was on disk."""
+    try:
+        read_rollout(ref, "", ())
+    except StageFailed:
+        return False
+    return True
+
+
 def scan(path: str | Path) -> JournalContents:
     """Everything in one journal file.
 
@@ -222,8 +241,9 @@ def _records(data: mmap.mmap, size: int, path: str) -> Iterator[tuple[int, Recor
 def _put(contents: JournalContents, path: str, offset: int, record: Record) -> None:
     key, new = record.key, record.tokens
     if record.kind == FINISHED:
-        where = RolloutRef(path, offset), new.start_version, len(new.token_ids)
-        contents.finished.setdefault(key, where)
+        newest = max(new.versions, default=new.start_version)
+        whole = WholeSample(RolloutRef(path, offset), new.start_version, len(new.token_ids), newest)
+        contents.finished.setdefault(key, whole)
         contents.partial.pop(key, None)
         return
     old = contents.partial.get(key, Partial((), (), (), new.start_version))

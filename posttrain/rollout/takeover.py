@@ -1,4 +1,8 @@
-"""What other engines have left behind of samples that this one shall generate now."""
+"""What other engines have left behind of samples that this one shall generate now.
+
+After a power cut journals may hold more than the ledger: tokens of versions that training, which
+goes on from its checkpoint, has not come to again. Those are left out.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,8 @@ import asyncio
 import os
 from collections.abc import Iterable, Sequence
 
-from posttrain.rollout.journal import JournalContents, scan
+from posttrain.rollout.journal import JournalContents, WholeSample, scan
 from posttrain.rollout.samples import Partial, SampleKey
-from posttrain.types import RolloutRef
 
 MOST_FILES = 32  # whose contents are remembered
 SMALL_FILE = 4 << 20  # bytes; a larger one is scanned beside the event loop
@@ -47,13 +50,17 @@ class Estate:
 
 
 def found_finished(
-    key: SampleKey, journals: Iterable[JournalContents]
-) -> tuple[RolloutRef, int, int] | None:
-    """(where, start version, number of tokens) of a sample that somebody has finished."""
-    return next((each.finished[key] for each in journals if key in each.finished), None)
+    key: SampleKey, journals: Iterable[JournalContents], newest_version: int
+) -> WholeSample | None:
+    """A sample that somebody has finished, with no token of a newer version."""
+    found = (each.finished[key] for each in journals if key in each.finished)
+    return next((each for each in found if each.newest_version <= newest_version), None)
 
 
-def found_partial(key: SampleKey, journals: Iterable[JournalContents]) -> Partial | None:
-    """The longest beginning of a sample."""
-    beginnings = [each.partial[key] for each in journals if key in each.partial]
-    return max(beginnings, key=lambda each: len(each.token_ids), default=None)
+def found_partial(
+    key: SampleKey, journals: Iterable[JournalContents], newest_version: int
+) -> Partial | None:
+    """The longest beginning of a sample, with no token of a newer version."""
+    found = (each.partial[key] for each in journals if key in each.partial)
+    sound = [each for each in found if max(each.versions, default=0) <= newest_version]
+    return max(sound, key=lambda each: len(each.token_ids), default=None)

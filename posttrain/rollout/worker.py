@@ -164,7 +164,7 @@ class RolloutWorker:
         if known:
             self._courier.tell(*known)
         if work.look_in:
-            self._begin(self._take_over(tasks, work.look_in))
+            self._begin(self._take_over(tasks, work.look_in, work.newest_version))
         else:
             self._generate(tasks)
 
@@ -180,21 +180,23 @@ class RolloutWorker:
 
     # -- generating -----------------------------------------------------------------------------
 
-    async def _take_over(self, tasks: list[SampleTask], paths: tuple[str, ...]) -> None:
+    async def _take_over(
+        self, tasks: list[SampleTask], paths: tuple[str, ...], newest_version: int
+    ) -> None:
         """Go on with what others have left behind of these samples."""
         journals = await self._estate.look(paths)
         going_on = []
         for task in tasks:
             if task.key not in self._held:  # aborted meanwhile
                 continue
-            finished = found_finished(task.key, journals)
-            if finished is not None:
-                ref, start_version, num_tokens = finished
+            whole = found_finished(task.key, journals, newest_version)
+            if whole is not None:
+                count = whole.num_tokens
                 self._tell_finished(
-                    FinishedSample(*task.key, ref, start_version, num_tokens, num_tokens)
+                    FinishedSample(*task.key, whole.ref, whole.start_version, count, count)
                 )
                 continue
-            prefix = found_partial(task.key, journals)
+            prefix = found_partial(task.key, journals, newest_version)
             if prefix is not None and len(prefix.token_ids) < task.sampling.max_new_tokens:
                 task = SampleTask(task.key, task.prompt, task.sampling, prefix)
                 self._held[task.key] = task

@@ -77,7 +77,7 @@ def serve(bench, desk, folder, process="p", **settings):
 
 def work(number: int, num_samples: int, sampling: Sampling, look_in=()) -> Work:
     samples = tuple(range(num_samples))
-    return Work("train", number, samples, prompt(20, number), sampling, tuple(look_in))
+    return Work("train", number, samples, prompt(20, number), sampling, tuple(look_in), 99)
 
 
 def rollouts_of(desk) -> dict[tuple[int, int], Rollout]:

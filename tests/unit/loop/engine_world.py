@@ -27,7 +27,7 @@ from posttrain.loop.coordinator import Coordinator
 from posttrain.loop.ledger import Ledger
 from posttrain.loop.settings import LoopSettings
 from posttrain.rollout.fake_engine import FakeEngine
-from posttrain.rollout.journal import JournalWriter, read_rollout
+from posttrain.rollout.journal import JournalWriter, is_whole, read_rollout
 from posttrain.rollout.samples import Answer
 from posttrain.rollout.worker import RolloutWorker, WorkerSettings
 from posttrain.types import Prompt, Sampling, Score, Scoring, WeightVersion
@@ -295,6 +295,7 @@ class World:
     trainer: Process | None = None
     refused: Counter = field(default_factory=Counter)
     starting: set = field(default_factory=set)  # engines that take the place of lost ones
+    on_disk: dict = field(default_factory=dict)  # bytes of each file that outlive a power cut
 
     def __post_init__(self):
         self.dice = random.Random(self.plan.seed)
@@ -317,7 +318,11 @@ class World:
 
     def start_coordinator(self):
         self.host = Process("the coordinator")
-        ledger = Ledger(self.folder / "ledger.jsonl", self.commit[1] if self.commit else None)
+        ledger = Ledger(
+            self.folder / "ledger.jsonl",
+            self.commit[1] if self.commit else None,
+            is_readable=is_whole,
+        )
         heldout = [Prompts().at(10**6 + i) for i in range(3)] if self.plan.heldout_every else []
         self.coordinator = Coordinator(
             self.plan.settings,
@@ -482,6 +487,9 @@ class World:
                 await asyncio.wait({training, trouble}, return_when=asyncio.FIRST_COMPLETED)
                 if trouble.done() and trouble.result() == "killed":
                     return self._die()
+                if trouble.done() and trouble.result() == "dark":
+                    self._lose_power()
+                    return "dark"
                 if not training.done():
                     await asyncio.wait({training})
                 if not training.cancelled():
@@ -498,6 +506,22 @@ class World:
         for task in tasks:
             task.cancel()
         return len(tasks)
+
+    def _lose_power(self):
+        """All processes are gone, and of each file what had not reached the disk, all of it or in
+        part: cut off, or a block that was never written.
+        """
+        self._die()
+        for path in (self.folder / "ledger.jsonl", *(self.folder / "journal").glob("*.journal")):
+            content = path.read_bytes()
+            kept = self.dice.randint(
+                min(self.on_disk.get(str(path), 0), len(content)), len(content)
+            )
+            rest = b"\0" * ((len(content) - kept) if self.dice.random() < 0.5 else 0)
+            path.write_bytes(content[:kept] + rest)
+        self.written.clear()  # of draws that the ledger has forgotten, all is made again
+        first = self.commit[0] if self.commit else 0
+        self.batches = {step: each for step, each in self.batches.items() if step < first}
 
     def _die(self):
         self.note("the driver dies")
@@ -530,6 +554,8 @@ class World:
             self.note(fault)
             if fault == "driver":
                 return "killed"
+            if fault == "power":
+                return "dark"
             if fault == "trainer":
                 self.trainer.kill()
             elif fault == "stop":

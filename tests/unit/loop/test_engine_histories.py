@@ -1,15 +1,17 @@
 """Whole stages on a virtual clock, with everything that may go wrong, chosen by a seed."""
 
 import json
+import os
 import random
 import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from engine_world import Plan, World, live_through
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from virtual_clock import run_virtually
 
@@ -60,8 +62,14 @@ def plan_of(seed):
 def live(plan):
     with tempfile.TemporaryDirectory() as folder:
         world = World(plan, Path(folder))
+
+        def flushed(descriptor):
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            world.on_disk[path] = os.fstat(descriptor).st_size
+
         try:
-            run_virtually(live_through(world), LIMIT_S)
+            with patch("os.fsync", flushed):
+                run_virtually(live_through(world), LIMIT_S)
         finally:
             world.lines = [json.loads(line) for line in _whole_lines(Path(folder))]
         ledger = Ledger(Path(folder) / "ledger.jsonl", world.commit[1] if world.commit else None)
@@ -98,6 +106,20 @@ def require_sound(world):
 @given(st.integers(0, 2**32))
 def test_whatever_happens_every_draw_ends_once_and_no_token_is_too_old(seed):
     require_sound(live(plan_of(seed)))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32))
+def test_after_a_power_cut_all_goes_on_from_the_last_checkpoint(seed):
+    """Once or more, among everything else that may happen."""
+    dice = random.Random(f"power {seed}")
+    plan = plan_of(seed)
+    cuts = [(dice.expovariate(1 / 40), "power") for _ in range(dice.randint(1, 3))]
+    faults = [*plan.faults, *cuts]
+    dice.shuffle(faults)
+    world = live(replace(plan, faults=tuple(faults)))
+    assume("driver: dark" in [what for _, what in world.history])  # else all was done before
+    require_sound(world)
 
 
 @settings(max_examples=8)

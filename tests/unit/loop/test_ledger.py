@@ -1,4 +1,5 @@
 import json
+import os
 from io import FileIO
 
 import pytest
@@ -146,3 +147,73 @@ def test_a_full_disk_is_told(tmp_path):
     ledger._file = FileIO("/dev/full", "wb")
     with pytest.raises(StageFailed, match="cannot write the ledger: No space left on device"):
         ledger.admitted(0, 0)
+
+
+def test_a_snapshot_is_taken_of_what_is_on_disk(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: flushed.append(os.fstat(descriptor)))
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    tell(ledger, str(tmp_path / "journal"))
+    assert flushed == []
+    assert ledger.snapshot()["position"] == flushed[0].st_size == ledger.position
+    assert flushed[1].st_ino == tmp_path.stat().st_ino
+
+
+@pytest.mark.parametrize("lost", [0, 1, 40, 10_000])
+def test_a_file_that_lost_what_a_snapshot_holds_goes_on_from_the_snapshot(tmp_path, lost):
+    """And after a second death too: the snapshot's position is still where the next lines begin."""
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    tell(ledger, str(tmp_path / "journal"))
+    snapshot = json.loads(json.dumps(ledger.snapshot()))
+    ledger.close()
+    whole = path.read_bytes()
+    if lost < len(whole):
+        path.write_bytes(whole[: len(whole) - lost])
+    else:
+        path.unlink()
+    again = Ledger(path, snapshot)
+    assert again.state == ledger.state
+    again.admitted(7, 1)
+    again.accepted(5)
+    again.close()
+    third = Ledger(path, snapshot)
+    assert third.state == again.state
+    assert third.num_torn == 0
+
+
+def test_lines_after_a_commit_count_up_to_the_first_whose_rollouts_are_lost(tmp_path):
+    path, folder = tmp_path / "ledger.jsonl", str(tmp_path / "journal")
+    ledger = Ledger(path)
+    ledger.admitted(0, 0)
+    snapshot = json.loads(json.dumps(ledger.snapshot()))
+    for draw in (1, 2, 3):
+        ledger.admitted(draw, 0)
+    for draw in (1, 2, 3):
+        ledger.scored(group(draw, 0, folder))
+        ledger.accepted(draw)
+    ledger.close()
+    lost = group(2, 0, folder).refs[1]
+    looked = Ledger(path, snapshot, look_only=True, is_readable=lambda ref: ref != lost)
+    again = Ledger(path, snapshot, is_readable=lambda ref: ref != lost)
+    assert list(again.state.buffered) == [1]
+    assert again.state.unfinished == {0: 0, 2: 0, 3: 0}  # generated again
+    assert looked.state == again.state
+    assert again.num_torn == 1
+    again.close()
+    assert Ledger(path, snapshot).state == again.state
+
+
+def test_a_block_that_never_reached_the_disk_ends_the_file(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    for draw in range(4):
+        ledger.admitted(draw, 0)
+    ledger.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = b"\0" * (len(lines[3]) - 1) + b"\n"
+    path.write_bytes(b"".join(lines))
+    again = Ledger(path)
+    assert list(again.state.unfinished) == [0, 1]
+    again.close()
+    assert b"\0" not in path.read_bytes()

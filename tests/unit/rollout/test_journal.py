@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.errors import StageFailed
 from posttrain.rollout import journal as journal_module
-from posttrain.rollout.journal import JournalWriter, read_rollout, scan
+from posttrain.rollout.journal import JournalWriter, is_whole, read_rollout, scan
 from posttrain.rollout.samples import Partial
 from posttrain.types import Rollout, RolloutRef
 
@@ -93,7 +93,7 @@ def test_progress_adds_up_until_the_sample_is_finished(writer):
     ref = writer.finished("train", 4, rollout_of(5, sample=1), 4)
     contents = scan(writer.path)
     assert list(contents.partial) == [("train", 4, 0)]
-    assert contents.finished == {("train", 4, 1): (ref, 4, 5)}
+    assert contents.finished == {("train", 4, 1): (ref, 4, 5, 4)}
     assert contents.num_torn == 0
 
 
@@ -199,3 +199,12 @@ def test_a_full_disk_leaves_nothing_half_written(writer, monkeypatch):
     assert os.path.getsize(ref.path) == size
     again = writer.finished("train", 2, rollout_of(9), 0)
     assert read_rollout(again, "12", (5,)) == rollout_of(9)
+
+
+def test_whether_a_whole_sample_lies_where_a_ledger_says(writer, tmp_path):
+    first, second = (writer.finished("train", draw, rollout_of(5), 0) for draw in (1, 2))
+    assert is_whole(first) and is_whole(second)
+    with open(second.path, "r+b") as file:
+        file.truncate(second.offset + 20)
+    assert is_whole(first) and not is_whole(second)
+    assert not is_whole(RolloutRef(str(tmp_path / "gone.journal"), 0))

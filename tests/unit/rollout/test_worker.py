@@ -21,8 +21,11 @@ def prompt(draw: int) -> Prompt:
     return Prompt(f"test/{draw}", "test", (5, 3, draw), "", {})
 
 
-def work(draw: int, samples=(0, 1), look_in=(), lane="train", sampling=SAMPLING) -> Work:
-    return Work(lane, draw, tuple(samples), prompt(draw), sampling, tuple(look_in))
+def work(
+    draw: int, samples=(0, 1), look_in=(), lane="train", sampling=SAMPLING, newest_version=9
+) -> Work:
+    paths = tuple(look_in)
+    return Work(lane, draw, tuple(samples), prompt(draw), sampling, paths, newest_version)
 
 
 def weights(version: int) -> WeightVersion:
@@ -325,6 +328,28 @@ def test_a_dead_workers_samples_go_on_elsewhere(tmp_path):
         assert rollout.versions == (3,) * given + (5,) * (told.num_tokens - given)
         assert len(rollout.token_ids) <= 64
     assert len(finished) == 8
+
+
+def test_what_was_made_under_weights_that_a_power_cut_undid_is_made_again(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine(latency=per_token(0.005)), "one") as first:
+            first.desk.send(weights=weights(3))
+            await first.desk.until(lambda: first.desk.acknowledged is not None)
+            first.desk.send(work=(work(7, range(8)),))
+            await first.desk.until(lambda: len(first.desk.finished) >= 2)
+        async with Office(tmp_path, FakeEngine("1", latency=per_token(0.0001)), "two") as second:
+            second.engine.version = 2  # training has come to version 2 again
+            paths = first.journals()[:1]
+            second.desk.send(work=(work(7, range(8), look_in=paths, newest_version=2),))
+            await second.desk.until(lambda: len(second.desk.finished) == 8)
+        (left,) = [scan(path) for path in paths]
+        return left, second.desk.finished
+
+    left, finished = run_virtually(main())
+    assert left.finished and left.partial
+    for each in finished:
+        assert each.continued_tokens == 0
+        assert set(read_rollout(each.ref, "7", prompt(7).token_ids).versions) == {2}
 
 
 def test_a_continuation_is_written_down_whole(tmp_path):
