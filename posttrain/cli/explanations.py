@@ -252,13 +252,16 @@ The same prompt twice in a step would count double and teach nothing more. More
     "bad-request": """vLLM did not accept a request. Its own words stand in the message.""",
     "engine-start": """A rollout engine did not start or died, more often than is tried again. The
 log has vLLM's own words; on a CPU it is nearly always memory.""",
+    "gpus-per-trainer": """A trainer is one process on one GPU. More GPUs make more trainers: they
+share each batch, and in online stages the model's weights, gradients and optimiser too.""",
     "nccl-without-gpus": """`cluster.weight_sync: nccl` sends weights from the trainer's GPU
 straight to those of the engines. Without GPUs on both sides use `shm`, a file in shared
 memory, which needs trainer and engines on one host.""",
     "weights-differ": """After a weight update an engine holds other bytes than the trainer sent.
 Its answers would be counted to a version that they do not come from, so they are set aside.""",
-    "weights-gone": """A slow engine asked for weights whose file newer versions have replaced. It
-is told the newest version and takes that; it never stops using the weights it has.""",
+    "weights-gone": """A slow engine asked for weights whose file newer versions have replaced, or
+that are sent to a group of engines that it is not in. It is told the newest version and takes that;
+it never stops using the weights it has.""",
     "deadline": """One process waited for another longer than it may; the message says who for
 whom. Nothing waits for ever.""",
     "no-cluster": """No Ray cluster answers at the address given. `run --address` wants HOST:PORT

@@ -15,6 +15,9 @@ SETTINGS = {
     # Of every call of every actor Ray keeps a record for its dashboard, 100,000 before it forgets
     # any: its server grows for hours. 0 keeps none.
     "RAY_task_events_report_interval_ms": "0",
+    # A process that was given no GPU sees none. Ray lets it see all of them, and torch,
+    # transformers and vLLM each take what they see.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_worker_niceness": "0",  # Ray's 15 starves a trainer beside anything else on two cores
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -43,6 +46,9 @@ def prepare_ray(address: str | None) -> None:
         os.environ.setdefault(name, value)
 
 
-def train_settings() -> dict[str, str]:
-    """Of this process's environment what Ray Train reads, for one on a cluster that was joined."""
-    return {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+def worker_settings() -> dict[str, str]:
+    """Of this process's environment what Ray's workers read. Those of a cluster that was joined do
+    not inherit it.
+    """
+    wanted = ("RAY_TRAIN_", "RAY_ACCEL_")
+    return {name: value for name, value in os.environ.items() if name.startswith(wanted)}

@@ -1,4 +1,4 @@
-"""Whether the cluster's settings go together."""
+"""Whether the cluster's settings go together, and can be used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,31 @@ from posttrain.errors import Problem
 
 
 def check_cluster(loaded: LoadedPipeline, places: Places) -> list[Problem]:
+    """What no stage could compute with."""
+    return [*_spread_trainer(loaded, places), *_nccl_without_gpus(loaded, places)]
+
+
+def _spread_trainer(loaded: LoadedPipeline, places: Places) -> list[Problem]:
+    """A trainer is one process, and computes on one GPU: the others would lie idle."""
+    gpus = loaded.cluster.gpus_per_trainer
+    if gpus < 2:
+        return []
+    file, line = places.of("cluster.gpus_per_trainer")
+    trainers = gpus * loaded.cluster.trainers
+    return [
+        Problem(
+            "gpus-per-trainer",
+            f"a trainer computes on one GPU, and is given {gpus}",
+            "cluster.gpus_per_trainer",
+            file,
+            line,
+            f"gpus_per_trainer: 1, trainers: {trainers}; they share the batch, and in online "
+            "stages the model",
+        )
+    ]
+
+
+def _nccl_without_gpus(loaded: LoadedPipeline, places: Places) -> list[Problem]:
     """Weights cannot travel from GPU to GPU where a side has none."""
     cluster = loaded.cluster
     trains_online = any(isinstance(s, OnlineRlStage) for s in loaded.draft.stages.values())

@@ -14,6 +14,16 @@ def rendered(file: str, *overrides: str) -> list[str]:
     return [problem.render() for problem in check(load_pipeline(file, overrides)).problems]
 
 
+def test_a_trainer_has_one_gpu(write_pipeline: Write) -> None:
+    overrides = ("cluster.gpus_per_trainer=4", "cluster.trainers=2")
+    assert rendered(write_pipeline(), *overrides) == [
+        "error[gpus-per-trainer] command line cluster.gpus_per_trainer: a trainer computes on one "
+        "GPU, and is given 4\n"
+        "  help: gpus_per_trainer: 1, trainers: 8; they share the batch, and in online stages the "
+        "model"
+    ]
+
+
 def test_nccl_needs_gpus_on_both_sides(write_pipeline: Write) -> None:
     file = write_pipeline()
     assert rendered(file, "cluster.weight_sync=nccl") == [
