@@ -139,6 +139,11 @@ class WeightVersion:
     location: str  # where an engine on this host can read it
     num_bytes: int = 0
 
+    def is_same_as(self, other: WeightVersion) -> bool:
+        """Whether these are the same weights, wherever they are sent from."""
+        mine, theirs = ((w.attempt, w.version, w.checksum) for w in (self, other))
+        return mine == theirs
+
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:

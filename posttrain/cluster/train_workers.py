@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,6 +247,7 @@ def _publisher(job: OnlineJob, port: TrainPort) -> WeightPublisher:
         run = Path(job.directory).parent.parent.name
         return ShmPublisher(f"{run}-{job.stage}")
     import ray
+    import torch
 
     from posttrain.weight_sync.nccl_link import VllmSender
     from posttrain.weight_sync.nccl_publisher import NcclPublisher
@@ -254,7 +256,9 @@ def _publisher(job: OnlineJob, port: TrainPort) -> WeightPublisher:
     def members() -> list[EngineMember]:
         return [EngineMember(name, max(1, job.engine.gpus)) for name in port.engines()]
 
-    return NcclPublisher(ray.util.get_node_ip_address(), members, VllmSender)
+    device = torch.accelerator.current_device_index()
+    address = ray.util.get_node_ip_address()
+    return NcclPublisher(address, members, port.publish, partial(VllmSender, device))
 
 
 class Delivery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import warnings
@@ -11,10 +12,12 @@ from typing import Any
 
 from posttrain.heavy_imports import lean_imports
 from posttrain.ports import EngineSpec
-from posttrain.weight_sync.model_folder import read_config
+from posttrain.weight_sync.model_folder import folder_shapes, read_config
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+BYTES = {"fp32": 4, "bf16": 2}
 MIN_BATCHED_TOKENS = 8192
+LEAST_SHARE = 0.1  # with less vLLM would only say so later
 
 
 def build_engine(spec: EngineSpec) -> Any:
@@ -78,7 +81,21 @@ def engine_arguments(spec: EngineSpec) -> Any:
         }
     else:
         arguments["tensor_parallel_size"] = spec.gpus
+        if spec.weight_sync == "nccl":
+            arguments["gpu_memory_utilization"] = _share_beside_received(spec)
     return EngineArgs(**arguments)
+
+
+def _share_beside_received(spec: EngineSpec) -> float:
+    """Share of a GPU's memory that vLLM may fill. Weights that arrive by nccl are held whole beside
+    the model, in every worker, until they are compared.
+    """
+    from vllm.config import CacheConfig
+    from vllm.platforms import current_platform
+
+    numbers = sum(math.prod(shape) for shape in folder_shapes(spec.model_path).values())
+    received = numbers * BYTES[spec.precision] / current_platform.get_device_total_memory()
+    return max(LEAST_SHARE, CacheConfig.gpu_memory_utilization - received)
 
 
 def _speak_once(engine: Any) -> None:

@@ -105,7 +105,9 @@ class WeightUpdates:
         """Each worker takes part in the collective and compares what arrived."""
         model = (self._shapes, self._tied, self._base)
         arguments = (self._name, version, *model, RECEIVE_DEADLINE_S)
-        await self._in_workers("posttrain_receive", *arguments)
+        for error in await self._in_workers("posttrain_receive", *arguments):
+            if error is not None:
+                raise error
 
     async def _fill(self, location: str, version: int) -> None:
         try:

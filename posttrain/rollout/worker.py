@@ -253,12 +253,13 @@ class RolloutWorker:
     # -- weights --------------------------------------------------------------------------------
 
     def _is_news(self, weights: WeightVersion) -> bool:
-        """Whether to take these. Not what is older than what was asked for since: an answer may
-        come late. Nor what is older than what the engine has: the trainer was restarted and will
-        be there again, and what runs here began under those.
+        """Whether to take these; the same ones again where they are sent from another place. Not
+        what is older than what was asked for since: an answer may come late. Nor what is older than
+        what the engine has: the trainer was restarted and will be there again, and what runs here
+        began under those.
         """
         have, wanted = self._acknowledged, self._wanted
-        if wanted is not None and _order(weights) <= _order(wanted):
+        if wanted is not None and (weights == wanted or _order(weights) < _order(wanted)):
             return False
         return have is None or (weights != have and weights.version >= have.version)
 

@@ -48,10 +48,14 @@ class _Snapshot(WeightSource):
 
 
 class VllmSender:
-    """Rank 0's end (`nccl_publisher.Sender`). Blocks until all ranks of the group are there."""
+    """Rank 0's end (`nccl_publisher.Sender`). Blocks until all ranks of the group are there.
 
-    def __init__(self, group: Group, seconds: float) -> None:
-        self._device = torch.accelerator.current_device_index()
+    `device` is the trainer's: it is opened in a thread, and a thread starts on device 0.
+    """
+
+    def __init__(self, device: int, group: Group, seconds: float) -> None:
+        self._device = device
+        torch.accelerator.set_device_index(device)
         self._source = _Snapshot()
         information = NCCLTrainerInitInfo(
             rank=0,

@@ -5,13 +5,16 @@ what arrived. So trainer rank 0 keeps a store (torch's TCPStore) beside it:
 
     group/<g>                             trainer: who is in group g, and where its ranks meet
     joined/<g>/<engine>/<worker>          worker: about to join the group
+    open/<g>                              trainer: all are there, the ranks may meet
     sync/<g>/<attempt>-<version>          trainer: checksum, names, shapes, number formats, in order
     ready/<g>/<a>-<v>/<engine>/<worker>   worker: about to receive
+    send/<g>/<a>-<v>                      trainer: all are ready, the collective begins
     answer/<g>/<a>-<v>/<engine>/<worker>  worker: version and checksum that arrived, or an error
+    over/<g>                              trainer: nothing comes by group g any more
 
 A collective begins only when every worker is ready, so an engine that is gone is noticed, and
 named, before anybody waits inside a collective for it. A group never changes: when an engine joins
-or is lost, the next publication forms another one with the next number, its generation.
+or is lost, the version is sent again by another one with the next number, its generation.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from posttrain.errors import DeadlineExceeded, PosttrainError, WeightsDiffer
+from posttrain.errors import DeadlineExceeded, PosttrainError, WeightsDiffer, WeightsGone
 from posttrain.types import WeightVersion
 from posttrain.weight_sync.deadlines import Deadline
 from posttrain.weight_sync.transport import NCCL_PREFIX, EngineMember, listed, waited_too_long
@@ -48,16 +51,16 @@ class Group:
         return 1 + sum(member.num_workers for member in self.members)
 
     def first_rank(self, engine: str) -> int:
-        """Rank of the engine's first worker. Raises WeightsDiffer where it is not a member."""
+        """Rank of the engine's first worker. Raises WeightsGone where it is not a member."""
         rank = 1
         for member in self.members:
             if member.name == engine:
                 return rank
             rank += member.num_workers
-        raise WeightsDiffer(
+        raise WeightsGone(
             f"engine {engine} is not in weight-transfer group {self.generation}: it holds "
             f"{listed([member.name for member in self.members])}",
-            help="it takes part from the next publication on",
+            help="the version is sent again to a group that it is in",
         )
 
     def workers(self) -> list[tuple[str, int]]:
@@ -160,9 +163,20 @@ class Meeting:
     def tell(self, key: str, text: str) -> None:
         self._store.set(key, text)
 
-    def read(self, key: str, who: str, wanted: str, deadline: Deadline) -> bytes:
-        """What the trainer wrote. Raises DeadlineExceeded where it does not in time."""
-        if self._missing([key], deadline, lambda: None):
+    def read(self, key: str, generation: int, who: str, wanted: str, deadline: Deadline) -> bytes:
+        """What the trainer wrote for a group. Raises WeightsGone where it has given the group up,
+        DeadlineExceeded where it does neither in time.
+        """
+
+        def watch() -> None:
+            if self._store.check([f"over/{generation}"]):
+                raise WeightsGone(
+                    f"weight-transfer group {generation} was given up while {who} waited for "
+                    f"trainer rank 0 to {wanted}",
+                    help="the version is sent again by the next group",
+                )
+
+        if self._missing([key], deadline, watch):
             raise DeadlineExceeded(
                 f"{who} waited {deadline.seconds:g} s for trainer rank 0 to {wanted}; it answers, "
                 "but has not",

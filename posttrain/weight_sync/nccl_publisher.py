@@ -7,15 +7,19 @@ thread:
     wait until every worker is ready -> broadcast -> wait for every answer -> compare checksums
 
 with one deadline over all of it. Whatever goes wrong, the group is given up, because a collective
-that one side has left cannot be mended; the next `prepare` forms another with the engines there are
-then. Rank 0 alone does this: in a sharded trainer it is handed whole tensors.
+that one side has left cannot be mended, and the version goes out again to another one, of the
+engines there are then: `announce` tells them. The same where an engine joins, until the next
+version is on its way: it cannot have been in the group, and has nothing to compute with. Rank 0
+alone does this: in a sharded trainer it is handed whole tensors.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from threading import Thread
+from dataclasses import replace
+from threading import Event, Thread
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from posttrain.errors import DeadlineExceeded, PosttrainError, StageFailed
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEADLINE_S = 120.0
+MOST_TRIES = 3  # to send a version
+LOOK_EVERY_S = 2.0  # after engines that have joined or left
 
 
 class Sender(Protocol):
@@ -51,28 +57,35 @@ class Sender(Protocol):
 class NcclPublisher:
     """`transport.WeightPublisher` by collective.
 
-    `members` says which engines live now; `open_sender` opens rank 0's end of a group (vLLM's, or
-    a stand-in). Needs room for the weights once more on the trainer's device.
+    `members` says which engines live now, `announce` tells them of a version that is sent again,
+    and `open_sender` opens rank 0's end of a group (vLLM's, or a stand-in). The first two are
+    called from the thread that sends, too. Needs room for the weights once more on the trainer's
+    device.
     """
 
     def __init__(
         self,
         address: str,
         members: Callable[[], Sequence[EngineMember]],
+        announce: Callable[[WeightVersion], None],
         open_sender: Callable[[Group, float], Sender],
         deadline_s: float = DEADLINE_S,
+        tries: int = MOST_TRIES,
     ) -> None:
         """`address`: this host's, as engines reach it."""
         self._address = address
         self._members = members
+        self._announce = announce
         self._open_sender = open_sender
         self._deadline_s = deadline_s
+        self._tries = tries
         self._meeting, self._port = Meeting.host(address)
         self._generation = 0
         self._group: Group | None = None
         self._sender: Sender | None = None
-        self._prepared: dict[tuple[int, int], dict[str, Tensor]] = {}
+        self._prepared: tuple[WeightVersion, dict[str, Tensor]] | None = None
         self._delivery: tuple[WeightVersion, Thread] | None = None
+        self._is_over = Event()  # the delivery: nobody waits for its version any more
         self._failure: PosttrainError | None = None
         self._old_keys: list[str] = []
 
@@ -82,27 +95,23 @@ class NcclPublisher:
         Raises, once, what the last delivery raised; the next call begins with a new group.
         """
         self._finish_delivery()
-        group = self._current_group()
+        members = self._wait_for_engines()
+        if not members:
+            raise StageFailed(f"no engine has come to take weights for {self._deadline_s:g} s")
         copies = {name: tensors[name].detach().clone() for name in sorted(tensors)}
-        checksum = device_checksum(copies)
-        shipment = Shipment(
-            attempt,
-            version,
-            checksum,
-            tuple(copies),
-            tuple(str(copy.dtype).removeprefix("torch.") for copy in copies.values()),
-            tuple(tuple(copy.shape) for copy in copies.values()),
-        )
-        self._meeting.tell(f"sync/{group.generation}/{attempt}-{version}", shipment.to_json())
-        self._prepared = {(attempt, version): copies}
         num_bytes = sum(copy.numel() * copy.element_size() for copy in copies.values())
-        location = location_of(self._address, self._port, group.generation)
-        return WeightVersion(attempt, version, checksum, location, num_bytes)
+        checksum = device_checksum(copies)
+        weights = WeightVersion(attempt, version, checksum, "", num_bytes)
+        weights = self._offer(weights, copies, members)
+        self._prepared = weights, copies
+        return weights
 
     def deliver(self, version: WeightVersion) -> None:
         """Send the prepared version in a thread of its own."""
         self._finish_delivery()
-        copies = self._prepared.pop((version.attempt, version.version))
+        assert self._prepared is not None and self._prepared[0] == version
+        copies, self._prepared = self._prepared[1], None
+        self._is_over.clear()
         thread = Thread(
             target=self._deliver, args=(version, copies), name="weight delivery", daemon=True
         )
@@ -110,7 +119,7 @@ class NcclPublisher:
         thread.start()
 
     def release(self, version: WeightVersion) -> None:
-        """Wait until its delivery is over (the deadline bounds that) and raise what it raised."""
+        """Wait until its delivery is over (deadlines bound that) and raise what it raised."""
         if self._delivery is not None and self._delivery[0] == version:
             self._finish_delivery()
         keys, self._old_keys = self._old_keys, []
@@ -118,32 +127,37 @@ class NcclPublisher:
 
     def close(self) -> None:
         """Leave the group; the store goes with this object."""
+        self._is_over.set()
         self._give_up()
 
-    def _current_group(self) -> Group:
-        members = tuple(self._members())
-        if not members:
-            raise StageFailed("no engine is there to take weights")
-        if self._group is None or self._group.members != members:
-            self._give_up()
-            self._generation += 1
-            port = _free_port(self._address)
-            self._group = Group(self._generation, self._address, port, members)
-            self._meeting.tell(f"group/{self._generation}", self._group.to_json())
-        return self._group
+    # -- a version on its way -------------------------------------------------------------------
 
     def _deliver(self, version: WeightVersion, copies: dict[str, Tensor]) -> None:
         try:
-            self._send(version, copies, Deadline(self._deadline_s))
-        except PosttrainError as error:
-            self._fail(error)
+            self._look_after(version, copies)
         except Exception as error:  # torch, NCCL and vLLM raise whatever they like
-            failure = StageFailed(
-                f"trainer rank 0 could not send version {version.version}: {error!r}",
-                place=version.location,
-            )
-            failure.__cause__ = error
-            self._fail(failure)
+            self._give_up()
+            self._failure = _ours(error, version)
+
+    def _look_after(self, version: WeightVersion, copies: dict[str, Tensor]) -> None:
+        """Until the next version comes: send; again where that failed, or an engine has joined."""
+        failures = 0
+        while True:
+            try:
+                self._send(version, copies, Deadline(self._deadline_s))
+            except Exception:
+                self._give_up()
+                failures += 1
+                members = self._wait_for_engines() if failures < self._tries else ()
+                if not members:
+                    raise
+            else:
+                failures, copies = 0, _put_aside(copies)
+                if self._is_over_before_one_joins():
+                    return
+                members = self._living()
+            version = self._offer(version, copies, members)
+            self._announce(version)
 
     def _send(self, version: WeightVersion, copies: dict[str, Tensor], deadline: Deadline) -> None:
         group = self._group
@@ -151,20 +165,23 @@ class NcclPublisher:
         workers = group.workers()
         key = f"{group.generation}/{version.attempt}-{version.version}"
         wanted = f"take version {version.version}"
+        watch = self._watch(group, wanted)
         if self._sender is None:
             joined = f"joined/{group.generation}"
-            self._meeting.gather(joined, workers, "join the weight transfer", deadline)
+            self._meeting.gather(joined, workers, "join the weight transfer", deadline, watch)
+            self._meeting.tell(f"open/{group.generation}", "1")
             self._sender = self._bounded(
                 deadline, wanted, lambda: self._open_sender(group, deadline.left_s)
             )
         sender = self._sender
-        self._meeting.gather(f"ready/{key}", workers, wanted, deadline)
+        self._meeting.gather(f"ready/{key}", workers, wanted, deadline, watch)
+        self._meeting.tell(f"send/{key}", "1")
         self._bounded(deadline, wanted, lambda: sender.send(copies))
-        answers = self._meeting.gather(f"answer/{key}", workers, wanted, deadline)
+        answers = self._meeting.gather(f"answer/{key}", workers, wanted, deadline, watch)
         for (engine, _), text in answers.items():
             require_acknowledged(version, read_answer(text, version, engine), engine)
         ends = [f"{engine}/{worker}" for engine, worker in workers]
-        self._old_keys += [f"sync/{key}"]
+        self._old_keys += [f"sync/{key}", f"send/{key}"]
         self._old_keys += [f"{kind}/{key}/{end}" for kind in ("ready", "answer") for end in ends]
 
     def _bounded(self, deadline: Deadline, wanted: str, call: Callable[[], T]) -> T:
@@ -175,16 +192,13 @@ class NcclPublisher:
             lambda: DeadlineExceeded(
                 f"trainer rank 0 waited {deadline.seconds:g} s inside a collective for "
                 f"{listed(members)} to {wanted}; all of them had begun it",
-                help="one of them died or lost its network; the version is published again to "
-                "those that are left",
+                help="one of them died or lost its network; the version is sent again to those "
+                "that are left",
             ),
         )
 
-    def _fail(self, error: PosttrainError) -> None:
-        self._failure = error
-        self._give_up()
-
     def _finish_delivery(self) -> None:
+        self._is_over.set()
         if self._delivery is not None:
             self._delivery[1].join()
             self._delivery = None
@@ -192,10 +206,100 @@ class NcclPublisher:
         if failure is not None:
             raise failure
 
+    # -- who takes part -------------------------------------------------------------------------
+
+    def _living(self) -> tuple[EngineMember, ...]:
+        return tuple(self._members())
+
+    def _offer(
+        self,
+        version: WeightVersion,
+        copies: Mapping[str, Tensor],
+        members: tuple[EngineMember, ...],
+    ) -> WeightVersion:
+        """Write down what will be sent, and by which group; the version with its place."""
+        group = self._group_of(members)
+        shipment = Shipment(
+            version.attempt,
+            version.version,
+            version.checksum,
+            tuple(copies),
+            tuple(str(copy.dtype).removeprefix("torch.") for copy in copies.values()),
+            tuple(tuple(copy.shape) for copy in copies.values()),
+        )
+        key = f"sync/{group.generation}/{version.attempt}-{version.version}"
+        self._meeting.tell(key, shipment.to_json())
+        return replace(version, location=location_of(self._address, self._port, group.generation))
+
+    def _group_of(self, members: tuple[EngineMember, ...]) -> Group:
+        if self._group is None or self._group.members != members:
+            self._give_up()
+            self._generation += 1
+            port = _free_port(self._address)
+            self._group = Group(self._generation, self._address, port, members)
+            self._meeting.tell(f"group/{self._generation}", self._group.to_json())
+        return self._group
+
     def _give_up(self) -> None:
-        sender, self._sender, self._group = self._sender, None, None
+        sender, group, self._sender, self._group = self._sender, self._group, None, None
+        if group is not None:
+            self._meeting.tell(f"over/{group.generation}", "1")
         if sender is not None:
             sender.close()
+
+    def _watch(self, group: Group, wanted: str) -> Callable[[], None]:
+        """Raises, where it is called while others wait, once one of the group is gone for good."""
+        looked_at = monotonic()
+
+        def watch() -> None:
+            nonlocal looked_at
+            if monotonic() - looked_at < LOOK_EVERY_S:
+                return
+            looked_at = monotonic()
+            living = {member.name for member in self._living()}
+            gone = [member.name for member in group.members if member.name not in living]
+            if gone:
+                raise StageFailed(f"{listed(gone)} is gone, and was to {wanted}")
+
+        return watch
+
+    def _is_over_before_one_joins(self) -> bool:
+        """False where an engine has joined that the group does not know."""
+        group = self._group
+        assert group is not None
+        while not self._is_over.wait(LOOK_EVERY_S):
+            if not set(self._living()) <= set(group.members):
+                return False
+        return True
+
+    def _wait_for_engines(self) -> tuple[EngineMember, ...]:
+        """Those that live, once there are any; none where none has come in time."""
+        deadline = Deadline(self._deadline_s)
+        while not (members := self._living()) and deadline.left_s > 0:
+            sleep(LOOK_EVERY_S)
+        return members
+
+
+def _put_aside(copies: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Off the trainer's device, which has better uses for the room until an engine joins."""
+    import torch
+
+    device = next(iter(copies.values())).device
+    if device.type != "cuda":
+        return copies
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # beside the step that is computed now
+        return {name: copy.cpu() for name, copy in copies.items()}
+
+
+def _ours(error: Exception, version: WeightVersion) -> PosttrainError:
+    if isinstance(error, PosttrainError):
+        return error
+    failure = StageFailed(
+        f"trainer rank 0 could not send version {version.version}: {error!r}",
+        place=version.location,
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def _free_port(address: str) -> int:

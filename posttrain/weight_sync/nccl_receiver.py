@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from posttrain.errors import DeadlineExceeded, WeightsDiffer
+from posttrain.errors import DeadlineExceeded, WeightsDiffer, WeightsGone
 from posttrain.types import WeightVersion
 from posttrain.weight_sync.deadlines import Deadline, within
 from posttrain.weight_sync.device_checksum import device_checksum
@@ -71,13 +71,14 @@ class NcclReceiver:
     def receive(self, version: WeightVersion, deadline_s: float) -> dict[str, Tensor]:
         """The tensors of `version`, compared with what was published.
 
-        Raises DeadlineExceeded where the trainer does not send in time (the group is left then),
-        WeightsDiffer where something else arrives than was published.
+        Raises DeadlineExceeded where the trainer does not send in time and WeightsGone where it
+        sends to others (the group is left then), WeightsDiffer where something else arrives than
+        was published.
         """
         deadline = Deadline(deadline_s)
         try:
             return self._receive(version, deadline)
-        except DeadlineExceeded:
+        except (DeadlineExceeded, WeightsGone):
             self.close()
             raise
 
@@ -94,9 +95,10 @@ class NcclReceiver:
         key = f"{group.generation}/{version.attempt}-{version.version}"
         end = f"{key}/{self._engine}/{self._worker}"
         wanted = f"send version {version.version}"
-        text = meeting.read(f"sync/{key}", self._who, wanted, deadline)
+        text = meeting.read(f"sync/{key}", group.generation, self._who, wanted, deadline)
         shipment = Shipment.from_json(text)
         meeting.tell(f"ready/{end}", "1")
+        meeting.read(f"send/{key}", group.generation, self._who, wanted, deadline)
         tensors = within(
             deadline, lambda: receiver.receive(shipment), lambda: self._late(deadline, wanted)
         )
@@ -117,9 +119,11 @@ class NcclReceiver:
             self.close()
         meeting = Meeting.visit(host, port, self._who, deadline)
         wanted = f"form group {generation}"
-        group = Group.from_json(meeting.read(f"group/{generation}", self._who, wanted, deadline))
+        text = meeting.read(f"group/{generation}", generation, self._who, wanted, deadline)
+        group = Group.from_json(text)
         rank = group.first_rank(self._engine)
         meeting.tell(f"joined/{generation}/{self._engine}/{self._worker}", "1")
+        meeting.read(f"open/{generation}", generation, self._who, wanted, deadline)
         receiver = within(
             deadline,
             lambda: self._open_receiver(group, rank, deadline.left_s),

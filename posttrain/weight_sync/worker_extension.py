@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from vllm.config import set_current_vllm_config
 
+from posttrain.errors import PosttrainError
 from posttrain.types import WeightVersion
 from posttrain.weight_sync import held, shadow
 from posttrain.weight_sync.adapter import (
@@ -49,12 +50,14 @@ class WorkerExtension:
         tied: bool,
         base: str,
         deadline_s: float,
-    ) -> None:
+    ) -> PosttrainError | None:
         """Take part in the collective that brings `version`; hold what arrives.
 
-        `base` is the model folder that the engine was given: adapters are merged into it. Raises
+        `base` is the model folder that the engine was given: adapters are merged into it. Returns
+        what went wrong, as of an error that is raised vLLM's other processes tell only the text:
         WeightsDiffer where something else arrives than was published, or what is not the model's
-        (the model stays as it is), DeadlineExceeded where nothing comes in time.
+        (the model stays as it is), WeightsGone where it is sent to others, DeadlineExceeded where
+        nothing comes in time.
         """
         self.posttrain_received = None
         if self.posttrain_receiver is None:
@@ -64,10 +67,14 @@ class WorkerExtension:
                 lambda group, first_rank, seconds: _vllm_receiver(self, group, first_rank),
                 lambda given, place: require_fitting(shapes, given, tied, place),
             )
-        received = self.posttrain_receiver.receive(version, deadline_s)
-        if holds_adapter(received):
-            require_base(engine, received, base, version.location)
+        try:
+            received = self.posttrain_receiver.receive(version, deadline_s)
+            if holds_adapter(received):
+                require_base(engine, received, base, version.location)
+        except PosttrainError as error:
+            return error
         self.posttrain_received = received
+        return None
 
     def posttrain_fill(self: Any, location: str, base: str) -> list[str]:
         """Load other weights into a twin of the model, while the model goes on generating.

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,13 @@ def test_an_engine_answers_with_the_weights_that_were_broadcast(tmp_path):
 
     models = [build_model(tmp_path / str(seed), seed) for seed in range(2)]
     weights = {name: value.cuda(0) for name, value in models[1].named_parameters()}
-    publisher = NcclPublisher("127.0.0.1", lambda: [EngineMember("0")], VllmSender, 240.0)
+    publisher = NcclPublisher(
+        "127.0.0.1",
+        lambda: [EngineMember("0")],
+        lambda version: None,
+        partial(VllmSender, 0),
+        240.0,
+    )
     published = publisher.prepare(weights, 1, 0)
     asked = [published.version, published.checksum, published.location, str(tmp_path / "0")]
     engine = subprocess.Popen(

@@ -55,6 +55,20 @@ def test_logprobs_are_those_of_the_distribution_sampled_from(bench, temperature)
     assert len({rollout.token_ids for rollout in rollouts}) == 8
 
 
+def test_on_a_gpu_vllm_leaves_room_for_what_arrives_by_nccl(bench, monkeypatch):
+    from vllm.platforms import current_platform
+
+    from posttrain.rollout.vllm_build import engine_arguments
+
+    on_gpus = replace(bench.spec, precision="bf16", gpus=2)
+    numbers = sum(value.numel() for value in bench.model_of(0).parameters())
+    monkeypatch.setattr(current_platform, "get_device_total_memory", lambda: 20 * numbers)
+    by_nccl = engine_arguments(replace(on_gpus, weight_sync="nccl"))
+    assert by_nccl.gpu_memory_utilization == pytest.approx(0.92 - 0.1)  # two bytes of twenty
+    assert engine_arguments(on_gpus).gpu_memory_utilization == 0.92  # vLLM's own
+    assert by_nccl.tensor_parallel_size == 2
+
+
 def test_greedy_takes_the_likeliest_token(bench):
     version, (rollout,) = bench.run(bench.engine.generate("g", prompt(20), 1, Sampling(12, 0.0)))
     model = bench.model_of(version)

@@ -119,6 +119,7 @@ class Fleet:
         self.engines: dict[str, Engine] = {}
         self.members: list[EngineMember] = []
         self.publishers: list[NcclPublisher] = []
+        self.announced: list[WeightVersion] = []
 
     def start(self, *names: str, kind: str = "gloo") -> None:
         for name in names:
@@ -127,11 +128,18 @@ class Fleet:
         for name in names:
             assert self.engines[name].process.stdout.readline() == "ready\n"
 
-    def publisher(self, deadline_s: float = 30.0) -> NcclPublisher:
+    def publisher(self, deadline_s: float = 30.0, tries: int = 1) -> NcclPublisher:
+        """What is sent again goes to all members, as the coordinator would tell them."""
+
         def open_sender(group, seconds):
             return GlooEnd(group, 0, seconds)
 
-        made = NcclPublisher(HOST, lambda: self.members, open_sender, deadline_s)
+        def announce(version):
+            self.announced.append(version)
+            for member in self.members:
+                self.engines[member.name].take(version)
+
+        made = NcclPublisher(HOST, lambda: self.members, announce, open_sender, deadline_s, tries)
         self.publishers.append(made)
         return made
 
@@ -200,6 +208,42 @@ def test_versions_arrive_at_every_engine_and_engines_come_and_go(fleet):
     assert [engine.answer() for engine in fleet.engines.values()] == [{"sums": sums(16.0)}] * 2
 
 
+def test_an_engine_that_joins_while_the_trainer_waits_is_sent_what_the_others_have(fleet):
+    """With one engine that dies this is what training goes on with: no other version is coming."""
+    fleet.start("0")
+    publisher = fleet.publisher()
+    first = fleet.publish(publisher, 1, 2.0)
+    assert fleet.engines["0"].answer() == {"sums": sums(2.0)}
+    fleet.engines["1"] = Engine("1")
+    assert fleet.engines["1"].process.stdout.readline() == "ready\n"
+    fleet.members = [*fleet.members, EngineMember("1")]
+    assert [engine.answer() for engine in fleet.engines.values()] == [{"sums": sums(2.0)}] * 2
+    (again,) = fleet.announced
+    assert again.is_same_as(first) and again.location != first.location
+    publisher.release(first)
+    second = fleet.publish(publisher, 2, 4.0)
+    publisher.release(second)
+    assert second.location == again.location
+    assert [engine.answer() for engine in fleet.engines.values()] == [{"sums": sums(4.0)}] * 2
+
+
+def test_where_an_engine_dies_on_the_way_the_others_are_sent_the_version_again(fleet):
+    fleet.start("0", "1", "2")
+    publisher = fleet.publisher(tries=2)
+    published = publisher.prepare(weights(2.0), 1, 0)
+    for name in ("0", "1"):
+        fleet.engines[name].take(published)
+    fleet.engines["2"].end()  # before it could join
+    publisher.deliver(published)
+    fleet.members = fleet.members[:2]  # its death is noticed
+    told = [[engine.answer() for _ in range(2)] for engine in list(fleet.engines.values())[:2]]
+    publisher.release(published)
+    for of_one in told:
+        assert of_one[0]["error"] == "WeightsGone"
+        assert of_one[1] == {"sums": sums(2.0)}
+    assert [each.version for each in fleet.announced] == [1]
+
+
 def test_an_adapter_arrives_with_its_scaling_and_its_base(fleet):
     """The same way as weights, though its tensors have four shapes and three number formats."""
     fleet.start("0")
@@ -264,8 +308,8 @@ def test_an_engine_waits_no_longer_than_it_may(fleet):
     fleet.engines["0"].take(published, seconds=5.0)  # never delivered
     assert fleet.engines["0"].answer() == {
         "error": "DeadlineExceeded",
-        "message": "engine 0 waited 5 s for trainer rank 0 and all of engine 0 to join "
-        "weight-transfer group 1; not all did",
+        "message": "engine 0 waited 5 s for trainer rank 0 to form group 1; it answers, but has "
+        "not",
     }
     fleet.engines["0"].take(replace(published, version=7), seconds=1.0)
     answer = fleet.engines["0"].answer()
@@ -308,7 +352,7 @@ def test_an_engine_that_is_not_in_the_group_is_told_so(fleet):
     published = fleet.publish(publisher, 1, 1.0, takers=["0", "9"])
     publisher.release(published)
     assert fleet.engines["9"].answer() == {
-        "error": "WeightsDiffer",
+        "error": "WeightsGone",
         "message": "engine 9 is not in weight-transfer group 1: it holds engine 0",
     }
 

@@ -67,8 +67,8 @@ class Bench:
         self.folders = [folder / "first", folder / "second"]
         self.models = [build_model(path, seed) for seed, path in enumerate(self.folders)]
         self.shared = SharedDirectory("engine-test").__enter__()
-        spec = EngineSpec(str(self.folders[0]), CONTEXT, "fp32", 64, True, 32, 256)
-        self.engine = VllmEngine(spec, "0")
+        self.spec = EngineSpec(str(self.folders[0]), CONTEXT, "fp32", 64, True, 32, 256)
+        self.engine = VllmEngine(self.spec, "0")
         self.run(self.engine.start())
         self.version = 0
 

@@ -159,7 +159,7 @@ def test_an_engine_that_joins_late_is_given_weights_and_work():
             training = asyncio.create_task(stage.train())
             await asyncio.sleep(0.03)
             late = Hand("late").start(stage.loop)
-            stage.hands.append(late)
+            hands.append(late)
             return await training, late
 
     batches, late = run_virtually(run())
@@ -348,6 +348,30 @@ def test_held_out_questions_are_answered_without_stopping_the_training():
     heldout = [(axes, m) for axes, m in events.metrics if "reward/heldout_mean" in m]
     assert [axes["version"] for axes, _ in heldout] == [0, 3, 6]
     assert all(metrics["reward/heldout_mean"] == 0.0 for _, metrics in heldout)
+
+
+def test_weights_that_are_sent_again_are_told_to_all_and_wait_for_nobody():
+    """As by nccl, where a group is formed anew: the one that has them takes part, too."""
+
+    async def run():
+        hands = [Hand("0"), Hand("1", lag_s=60.0)]
+        async with Stage(hands=hands) as stage:
+            await stage.loop.publish(version(0))
+            while hands[0].acknowledged is None:
+                await asyncio.sleep(0.1)
+            again = replace(version(0), location="/elsewhere/0")
+            began = asyncio.get_running_loop().time()
+            await stage.loop.publish(again)
+            waited_s = asyncio.get_running_loop().time() - began
+            late = Hand("2").start(stage.loop)
+            hands.append(late)
+            await asyncio.sleep(5.0)
+            return waited_s, [hand.acknowledged for hand in hands], again, stage
+
+    waited_s, acknowledged, again, stage = run_virtually(run())
+    assert waited_s == 0.0
+    assert acknowledged == [again, None, again]
+    assert stage.loop._ledger.state.weights == again
 
 
 def test_weights_published_every_few_steps_are_told_of_like_any_other():

@@ -276,6 +276,20 @@ def test_weights_that_have_gone_are_asked_for_again(tmp_path):
     assert run_virtually(main()) == [4]
 
 
+def test_the_same_weights_are_taken_again_from_another_place_and_from_the_same_one_not(tmp_path):
+    async def main():
+        async with Office(tmp_path, FakeEngine()) as office:
+            desk, again = office.desk, replace(weights(3), location="/elsewhere/3")
+            for sent in (weights(3), again, again, weights(2)):
+                desk.send(weights=sent)
+                await asyncio.sleep(10.0)
+            return [report.sync.version for report in desk.reports if report.sync], desk
+
+    taken, desk = run_virtually(main())
+    assert taken == [3, 3]
+    assert desk.acknowledged.location == "/elsewhere/3"
+
+
 def test_wrong_weights_and_a_dead_engine_end_the_service(tmp_path):
     async def wrong():
         async with Office(tmp_path, FakeEngine(faulty_checksums=1)) as office:
