@@ -170,7 +170,11 @@ def _refuse_changes(folder: RunFolder, loaded: LoadedPipeline, before: dict[str,
         return
     planned, stage = changed[0]
     old = yaml.safe_load((stage.path / "config.yaml").read_text(encoding="utf-8"))
-    what = explain_change(old, planned.config()) or "that the content of a file is another"
+    what = explain_change(old, planned.config())
+    way = "`resume --as-run` goes on with the stored config"
+    if not what:
+        what = "what it said, but a file that it names has another content"
+        way = "with that file as it was, `resume` goes on"
     count = f"{len(changed)} stages" if len(changed) > 1 else "one stage"
     raise InputError(
         Problem(
@@ -178,7 +182,6 @@ def _refuse_changes(folder: RunFolder, loaded: LoadedPipeline, before: dict[str,
             f"stage {planned.name} {'is done' if stage.is_done else 'has a checkpoint'}, and "
             f"{Path(before['file']).name} now says {what}",
             path="resume:",
-            help="`resume --as-run` goes on with the stored config; `run` does what has changed "
-            f"from its start ({count})",
+            help=f"{way}; `run` does what has changed from its start ({count})",
         )
     )

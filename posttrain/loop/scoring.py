@@ -49,7 +49,7 @@ class VerifierHealth:
                 f"the verifier broke on {broken} of {answers} answers to prompts of {source}, "
                 f"last: {self.last_reason}",
                 help="nothing was scored 0 for it; mend the reward of that source, then "
-                "posttrain resume",
+                "posttrain run: the stage begins anew",
             )
         if self.num_answers < self.min_answers or self.broken_share <= self.limit_share:
             return
@@ -58,8 +58,8 @@ class VerifierHealth:
         raise RewardBroken(
             f"the verifier broke on {100 * self.broken_share:.0f} % of {self.num_answers} answers "
             f"(limit {100 * self.limit_share:.0f} %){of_which}, last: {self.last_reason}",
-            help="nothing was scored 0 for it; mend the reward or raise reward.timeout_s, then "
-            "posttrain resume",
+            help="nothing was scored 0 for it; where it was too slow raise reward.timeout_s, then "
+            "posttrain resume; else mend the reward, then posttrain run: the stage begins anew",
         )
 
     def metrics(self) -> dict[str, float]:

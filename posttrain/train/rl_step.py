@@ -131,8 +131,7 @@ class RlTrainer:
             raise StageFailed(
                 f"step {batch.step}: loss {loss:g}, gradient norm {max(norms):g}; the weights were "
                 "not changed",
-                help="lower algorithm.lr, then posttrain resume: it goes on from the last "
-                "checkpoint",
+                help="lower algorithm.lr, then posttrain run: the stage begins anew",
             )
         for learner in learners:
             learner.step()

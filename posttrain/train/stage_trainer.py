@@ -33,7 +33,7 @@ from posttrain.train.weight_average import WeightAverage
 TRAINED = "trained.safetensors"  # in a checkpoint: the adapters, where nothing else is trained
 STATE = "trainer_state.json"  # transformers' name
 AVERAGE = "average.safetensors"  # in a checkpoint: the moving average of the weights
-NOT_FINITE_HELP = "lower algorithm.lr, then posttrain resume: it goes on from the last checkpoint"
+NOT_FINITE_HELP = "lower algorithm.lr, then posttrain run: the stage begins anew"
 
 
 class StageTrainer(Trainer):

@@ -72,6 +72,18 @@ def test_nor_is_one_that_has_a_checkpoint(started: Started, checkpoints: str) ->
     assert problem.help.endswith("from its start (one stage)")
 
 
+def test_a_file_of_other_content_is_told_from_another_setting(started: Started) -> None:
+    folder = started.begin("base", "done")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    edited = started.edited("stages.base.steps=11")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"steps": 11}))
+    with pytest.raises(InputError) as caught:
+        _refuse_changes(started.folder, edited, started.before)
+    problem = caught.value.problems[0]
+    assert problem.message.endswith("what it said, but a file that it names has another content")
+    assert problem.help.startswith("with that file as it was, `resume` goes on; `run` does")
+
+
 def test_what_has_nothing_to_lose_may_be_edited(started: Started) -> None:
     started.begin("rlvr", "failed")
     _refuse_changes(started.folder, started.edited("stages.rlvr.steps=61"), started.before)
