@@ -122,11 +122,12 @@ def stopped(workplace, first_run):
     process = workplace.start("run", "tiny.yaml", *LONGER)
     began = workplace.run_folder / "rlvr"
     workplace.wait_for(lambda: len(list(began.iterdir())) == 2, process)
-    second = workplace.posttrain("run", "tiny.yaml")  # takes a while: before the answers get short
+    trained = "*/rollouts/step-*.parquet"
     workplace.wait_for(lambda: list(began.glob("*/rollouts/step-000006.parquet")), process)
     with workplace.slow("ray::EngineActor"):  # or its answers would all be whole before it saves:
-        steps = len(list(began.glob("*/rollouts/*"))) + 5  # more than lie ready at most
-        workplace.wait_for(lambda: len(list(began.glob("*/rollouts/*"))) >= steps, process)
+        steps = len(list(began.glob(trained))) + 5  # more than lie ready at most
+        second = workplace.posttrain("run", "tiny.yaml")  # takes a while; answers get short soon
+        workplace.wait_for(lambda: len(list(began.glob(trained))) >= steps, process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
