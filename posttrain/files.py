@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+REMOTE = ("nfs", "cifs", "smb", "9p", "fuse.sshfs")  # how the names of such file systems begin
+
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
@@ -77,6 +79,24 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path lies on a file system that shows what is written to other hosts only once it
+    was flushed (NFS, SMB); as far as Linux tells.
+    """
+    best, kind = "", ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    resolved = path.resolve()
+    for line in mounts:
+        _, where, found, *_ = line.split(" ")
+        where = where.replace("\\040", " ")
+        if resolved.is_relative_to(where) and len(where) >= len(best):
+            best, kind = where, found
+    return kind.startswith(REMOTE)
 
 
 def _beside(target: Path) -> Path:

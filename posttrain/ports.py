@@ -308,8 +308,8 @@ class TrainPort(Protocol):
         """Returns when every live engine computes with `version` or a newer one."""
         ...
 
-    def engines(self) -> Sequence[str]:
-        """Names of the engines that new weights are announced to."""
+    def engines(self, without: WeightVersion | None = None) -> Sequence[str]:
+        """Names of the engines that live; of those only that have to take a version."""
         ...
 
     def probe(self) -> Sequence[tuple[Prompt, RolloutRef]]:

@@ -15,6 +15,7 @@ file=${1:?usage: sbatch slurm.sh FILE [key=value ...]}
 shift
 runs=${RUNS:-$PWD/runs} # all nodes have to see it
 
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1 # a process without a GPU sees none
 export RAY_worker_niceness=0 RAY_task_events_report_interval_ms=0
 export RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 # Others are on the network too, and whoever reaches Ray can run code as you.

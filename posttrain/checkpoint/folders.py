@@ -84,7 +84,7 @@ class CommittedFolders:
         return final
 
     def clear(self) -> None:
-        """Remove all: the stage is done, and its model folder holds what is needed."""
+        """Remove all: the model that they lead to is whole."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _point_to(self, folder: Path) -> None:

@@ -126,10 +126,6 @@ def _count(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-def _is_done(folder: Any, stage: dict[str, Any]) -> bool:
-    return folder.stage(stage["name"], stage["identity"]).is_done
-
-
 def _how_it_ended(before: dict[str, Any]) -> str:
     words = {
         "running": "was killed",
@@ -142,13 +138,11 @@ def _how_it_ended(before: dict[str, Any]) -> str:
 
 def _refuse_changes(folder: RunFolder, loaded: LoadedPipeline, before: dict[str, Any]) -> None:
     """Work must not silently be done again because a file was edited: of a stage that is done, or
-    that has a checkpoint to go on from.
+    that has something to go on from.
     """
-    from posttrain.checkpoint.folders import POINTER
     from posttrain.pipeline.graph import build_graph
     from posttrain.pipeline.identity import explain_change
     from posttrain.pipeline.plan import make_plan
-    from posttrain.pipeline.removable import CHECKPOINTS
 
     if loaded.problems:
         return  # `run` reports them all
@@ -164,7 +158,7 @@ def _refuse_changes(folder: RunFolder, loaded: LoadedPipeline, before: dict[str,
         for planned in plan.stages
         if (stage := stages.get(planned.name)) is not None
         and planned.identity != stage.identity
-        and (stage.is_done or any((stage.path / CHECKPOINTS).rglob(POINTER)))
+        and (stage.is_done or _has_work(stage.path))
     ]
     if not changed:
         return
@@ -179,9 +173,18 @@ def _refuse_changes(folder: RunFolder, loaded: LoadedPipeline, before: dict[str,
     raise InputError(
         Problem(
             "config-changed",
-            f"stage {planned.name} {'is done' if stage.is_done else 'has a checkpoint'}, and "
+            f"stage {planned.name} {'is done' if stage.is_done else 'is half done'}, and "
             f"{Path(before['file']).name} now says {what}",
             path="resume:",
             help=f"{way}; `run` does what has changed from its start ({count})",
         )
     )
+
+
+def _has_work(folder: Path) -> bool:
+    """Whether a stage that is not done has a checkpoint, models of its own, or answers."""
+    from posttrain.checkpoint.folders import POINTER
+    from posttrain.pipeline.removable import CHECKPOINTS
+
+    made = ("model", "members", "reward_models", "shares", "dataset/samples/*.parquet")
+    return any(any(folder.glob(each)) for each in (f"{CHECKPOINTS}/**/{POINTER}", *made))

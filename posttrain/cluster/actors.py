@@ -257,11 +257,11 @@ class CoordinatorActor:
         prompts, heldout, rewards, tracker = unpacked(parts)
         directory = Path(job.directory)
         commit = CheckpointStore(directory / "checkpoints").latest()
-        ledger = Ledger(
-            directory / LEDGER,
-            commit.state["coordinator"] if commit else None,
-            is_readable=is_whole,
-        )
+        snapshot = commit.state["coordinator"] if commit else None
+        if _was_restarted():  # beside a trainer that is ahead of its checkpoint: nothing is undone
+            ledger = Ledger(directory / LEDGER, snapshot)
+        else:
+            ledger = Ledger(directory / LEDGER, snapshot, is_readable=is_whole)
         if _was_restarted():
             tracker.event("coordinator-restarted", next_step=ledger.state.next_step)
         self._coordinator = Coordinator(
@@ -292,8 +292,8 @@ class CoordinatorActor:
     async def wait_acknowledged(self, version: int) -> SyncReport:
         return await self._coordinator.wait_acknowledged(version)
 
-    async def engines(self) -> list[str]:
-        return self._coordinator.engines()
+    async def engines(self, without: WeightVersion | None = None) -> list[str]:
+        return self._coordinator.engines(without)
 
     async def probe(self) -> list[tuple[Prompt, RolloutRef]]:
         return await self._coordinator.probe()

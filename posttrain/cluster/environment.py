@@ -46,9 +46,6 @@ def prepare_ray(address: str | None) -> None:
         os.environ.setdefault(name, value)
 
 
-def worker_settings() -> dict[str, str]:
-    """Of this process's environment what Ray's workers read. Those of a cluster that was joined do
-    not inherit it.
-    """
-    wanted = ("RAY_TRAIN_", "RAY_ACCEL_")
-    return {name: value for name, value in os.environ.items() if name.startswith(wanted)}
+def train_settings() -> dict[str, str]:
+    """Of this process's environment what Ray Train reads, for one on a cluster that was joined."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}

@@ -204,8 +204,8 @@ class CoordinatorHandle:
     def wait_acknowledged(self, version: int) -> SyncReport:
         return self._call("wait_acknowledged", f"the engines to take version {version}", version)
 
-    def engines(self) -> Sequence[str]:
-        return self._call("engines", "the coordinator to name its engines")
+    def engines(self, without: WeightVersion | None = None) -> Sequence[str]:
+        return self._call("engines", "the coordinator to name its engines", without)
 
     def probe(self) -> Sequence[tuple[Prompt, RolloutRef]]:
         return self._call("probe", "the engines to be probed")

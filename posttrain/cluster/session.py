@@ -20,7 +20,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from posttrain.cluster.environment import prepare_ray, worker_settings
+from posttrain.cluster.environment import prepare_ray, train_settings
 from posttrain.config.pipeline import Cluster
 from posttrain.errors import InputError, Problem
 from posttrain.weight_sync.shared_directory import SharedDirectory, remove_orphans
@@ -94,7 +94,7 @@ class ClusterSession:
         try:
             if port.isdigit():
                 socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-            ray.init(address=address, runtime_env={"env_vars": worker_settings()}, **common)
+            ray.init(address=address, **common)
         except (OSError, ValueError) as error:
             raise InputError(
                 Problem(
@@ -137,7 +137,12 @@ class ClusterSession:
         Not `soft`: then Ray puts it on other nodes whenever this one is busy.
         """
         node = ray.get_runtime_context().get_node_id()
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        options: dict[str, Any] = {
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)
+        }
+        if self._address:  # a local cluster's processes inherit this one's environment
+            options["runtime_env"] = {"env_vars": train_settings()}
+        return options
 
     def _clean(self) -> None:
         remove_orphans()

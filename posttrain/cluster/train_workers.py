@@ -253,8 +253,8 @@ def _publisher(job: OnlineJob, port: TrainPort) -> WeightPublisher:
     from posttrain.weight_sync.nccl_publisher import NcclPublisher
     from posttrain.weight_sync.transport import EngineMember
 
-    def members() -> list[EngineMember]:
-        return [EngineMember(name, max(1, job.engine.gpus)) for name in port.engines()]
+    def members(without: WeightVersion | None) -> list[EngineMember]:
+        return [EngineMember(name, max(1, job.engine.gpus)) for name in port.engines(without)]
 
     device = torch.accelerator.current_device_index()
     address = ray.util.get_node_ip_address()

@@ -1,4 +1,4 @@
 """Configuration: strict models, YAML with places, presets, overrides, plug-ins, JSON schema.
 
-May import: types, errors; pydantic, yaml. Never torch: `check` has to be quick.
+May import: types, errors, files; pydantic, yaml. Never torch: `check` has to be quick.
 """

@@ -157,9 +157,10 @@ class Coordinator:
         self._watch()
         return await self._publications.wait_acknowledged(version)
 
-    def engines(self) -> list[str]:
-        """Names of the engines that new weights are announced to."""
-        return sorted(self._fleet.links)
+    def engines(self, without: WeightVersion | None = None) -> list[str]:
+        """Names of the engines that live; of those only that have to take a version."""
+        links = self._fleet.links
+        return sorted(n for n in links if without is None or links[n].is_behind(without))
 
     async def probe(self, num_prompts: int = 4) -> list[tuple[Prompt, RolloutRef]]:
         """A few fresh answers of every engine that has the published weights."""

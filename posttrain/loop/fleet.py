@@ -86,16 +86,10 @@ class Link:
             return True
         return have.version == published.version and have.checksum != published.checksum
 
-    def _wants(self, published: WeightVersion) -> bool:
-        """Whether it has to take part: also in sending again what it has, as all of a group do."""
-        have = self.acknowledged
-        again = have is not None and have != published and have.is_same_as(published)
-        return again or self.is_behind(published)
-
     def take_mail(self, published: WeightVersion | None, journal: int) -> Directive | None:
         """What the engine has to be told now; None: nothing."""
         weights = None
-        if published is not None and published != self.told and self._wants(published):
+        if published is not None and published != self.told and self.is_behind(published):
             weights = published
         if not (self.works or self.aborts or weights or journal > self.journal or self.over):
             return None
@@ -112,7 +106,8 @@ class Link:
         self.aborts.clear()
         self.journal = journal
         if weights is not None:
-            if self.told is None or self.acknowledged == self.told:
+            told = self.told
+            if told is None or self.acknowledged == told or told.is_same_as(weights):
                 self.told_at = asyncio.get_running_loop().time()
             self.told = weights
         self._unconfirmed.append(directive)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -162,21 +162,20 @@ class Ledger:
         is_readable: Callable[[RolloutRef], bool] = lambda ref: True,
     ) -> None:
         """`snapshot` is what `snapshot()` gave to the last commit; with `look_only` the file stays
-        as it is; `is_readable` says whether a rollout that a line speaks of is there. Raises
+        as it is; `is_readable` says whether a rollout that is still wanted is there. Raises
         StageFailed where a line before the last is damaged.
         """
-        self._is_readable = is_readable
         self._base = f"{path.parent}/" if path else ""
-        self.state = (
-            LedgerState.from_json(snapshot["state"], self._base) if snapshot else LedgerState()
-        )
-        self.num_torn = 0
-        self.num_replayed = 0
-        self._position = int(snapshot["position"]) if snapshot else 0
         self._file: FileIO | None = None
-        if path is not None:
-            self._replay(path, mend=not look_only)
+        content = path.read_bytes() if path is not None and path.exists() else b""
+        end = self._replay(content, snapshot, str(path))
+        lost = {each.draw for each in self.state.groups() if not all(map(is_readable, each.refs))}
+        if lost:
+            end = self._replay(content, snapshot, str(path), lost)
+        self.num_torn = int(end < len(content))
         if path is not None and not look_only:
+            if end != len(content):
+                _set_length(path, len(content), end)
             # Unbuffered: a line has left this process when the call returns, so a coordinator that
             # is killed afterwards has not forgotten it.
             self._file = FileIO(path, "ab")
@@ -260,38 +259,46 @@ class Ledger:
             ) from error
         self._position += len(line)
 
-    def _replay(self, path: Path, mend: bool) -> None:
-        content = path.read_bytes() if path.exists() else b""
+    def _replay(
+        self,
+        content: bytes,
+        snapshot: Mapping[str, Any] | None,
+        place: str,
+        lost: Collection[int] = (),
+    ) -> int:
+        """State and position after the snapshot and the lines behind it; where those end that
+        count: before the first that says that a `lost` draw was scored.
+        """
+        stored = snapshot["state"] if snapshot else None
+        self.state = LedgerState.from_json(stored, self._base) if stored else LedgerState()
+        self.num_replayed = 0
+        self._position = end = int(snapshot["position"]) if snapshot else 0
         whole = content.rfind(b"\n") + 1
-        end = self._position  # of the lines that count
         for number, line in enumerate(content[end:whole].splitlines(keepends=True)):
             try:
-                if not self._apply(line):
+                if not self._apply(line, lost):
                     break
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StageFailed(
                     f"a line of the ledger is damaged: line {number + 1} after byte "
                     f"{self._position}",
-                    place=str(path),
+                    place=place,
                     help="restore the file, or remove the stage's folder to do the stage again",
                 ) from error
             end += len(line)
             self.num_replayed += 1
-        self.num_torn = int(end < len(content))
-        if mend and end != len(content):
-            _set_length(path, len(content), end)
+        return end
 
-    def _apply(self, line: bytes) -> bool:
+    def _apply(self, line: bytes, lost: Collection[int]) -> bool:
         """Whether the line counts: not where the disk lost it, or what it speaks of."""
         if b"\0" in line:  # of a block that was never written
             return False
         event = json.loads(line) if line.strip() else {"event": "opened"}
         name = event.pop("event")
         if name == "scored":
-            group = _group_from_json(event, self._base)
-            if not all(map(self._is_readable, group.refs)):
+            if event["draw"] in lost:
                 return False
-            self.state.score(group)
+            self.state.score(_group_from_json(event, self._base))
         elif name != "opened":
             getattr(self.state, name)(**event)
         return True

@@ -58,10 +58,9 @@ class Publications:
         """
         before = self.ledger.state.weights
         is_first = before is None or before.attempt < version.attempt
-        if before is not None and before.is_same_as(version):
-            self._announce(version)  # sent again: another engine is there, or one has gone
-            return
-        if not is_first:  # else a trainer that died has published it, and nobody can get it now
+        is_again = before is not None and before.is_same_as(version)
+        # Before the first: of a trainer that died, and nobody can get it now.
+        if not is_first and not is_again:
             self.trainer_is_there()
             await self._all_acknowledged(before)
             before = self.ledger.state.weights
@@ -73,7 +72,13 @@ class Publications:
                 place=f"start {version.attempt} of the trainer",
                 help="the stage's count of trainer starts was lost; run the stage again",
             )
-        self._announce(version)
+        if before != version:
+            self.ledger.published(version)
+        self.fleet.published = version
+        self.fleet.wake()
+        self.life.changed.fire()  # a call that a dead trainer left behind waits no longer
+        if is_again and before != version:
+            return  # sent from another place: another engine is there, or one has gone
         if is_first:
             self.numbers.begin(self.fleet)
         else:
@@ -82,13 +87,6 @@ class Publications:
         every = self.settings.heldout_every
         if self.heldout and every and self._is_due(version.version // every):
             self.life.spawn(self._ask_heldout(version), "asking held-out questions")
-
-    def _announce(self, version: WeightVersion) -> None:
-        if self.ledger.state.weights != version:
-            self.ledger.published(version)
-        self.fleet.published = version
-        self.fleet.wake()
-        self.life.changed.fire()  # a call that a dead trainer left behind waits no longer
 
     def _is_due(self, round: int) -> bool:
         """Whether a round of held-out questions begins: not every version may be published."""

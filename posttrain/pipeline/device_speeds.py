@@ -78,8 +78,8 @@ def trainer_speed(
     cluster: Cluster, parameters: float, forward_passes: int
 ) -> tuple[TrainerSpeed, str]:
     """One trainer of the cluster, and what it was taken for. `forward_passes`: besides training."""
-    device, count = (GPU, cluster.gpus_per_trainer) if cluster.gpus_per_trainer else (CPU_CORE, 1)
-    seconds = (6 + 2 * forward_passes) * parameters / device.trainer_flops_per_s / count
+    device = GPU if cluster.gpus_per_trainer else CPU_CORE
+    seconds = (6 + 2 * forward_passes) * parameters / device.trainer_flops_per_s
     return TrainerSpeed(seconds_per_token=device.trainer_token_s + seconds), device.name
 
 

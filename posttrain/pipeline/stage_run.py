@@ -265,7 +265,7 @@ class StageRunner:
 
 
 def _remove(folder: Path, names: Iterable[str]) -> None:
-    """Files and folders, where they are there; what cannot be removed now `clean` removes."""
+    """Files and folders, where they are there. A link stays: it was put there by hand."""
     for name in names:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)

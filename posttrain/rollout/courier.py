@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from posttrain.errors import DeadlineExceeded, StageFailed
 from posttrain.ports import CoordinatorPort
@@ -74,6 +74,7 @@ class Courier:
         self._woken = asyncio.Event()  # there is an answer or news
         self._sent_at = float("-inf")  # of the loop's time
         self._received = 0
+        self._newest_weights = 0  # number of the directive that brought them
         self._everything = True  # the next letter names all samples held
         self._over = False
         self._away_since: float | None = None
@@ -153,6 +154,10 @@ class Courier:
         self._away_since, self._pause_s = None, FIRST_PAUSE_S
         self._received = max(self._received, directive.number)
         self._over = self._over or directive.end
+        if directive.weights is not None and directive.number < self._newest_weights:
+            directive = replace(directive, weights=None)  # overtaken on the way
+        elif directive.weights is not None:
+            self._newest_weights = directive.number
         self._obey(directive)
 
     def _take_back(self, letter: Letter) -> None:
@@ -163,7 +168,7 @@ class Courier:
     async def _be_patient(self, error: BaseException) -> None:
         """The coordinator may be another one when it comes back: what it knew is told again."""
         now = asyncio.get_running_loop().time()
-        self._received, self._everything = 0, True
+        self._received, self._newest_weights, self._everything = 0, 0, True
         if self._away_since is None:
             self._away_since = now
         if now - self._away_since >= self._deadline_s:

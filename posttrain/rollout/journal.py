@@ -5,8 +5,9 @@
 A *finished* record holds a whole sample, so a RolloutRef (file and offset) is all it takes to read
 one. A *progress* record holds the tokens of a half-generated sample from one position on. Records
 are only ever appended, in one write each and without fsync: the operating system keeps them when
-the process is killed, and a checkpoint flushes those that it speaks of. A record that was being
-written then is cut short; it is noticed and dropped.
+the process is killed, and a checkpoint flushes those that it speaks of. (On NFS finished ones are
+flushed at once: other hosts would not see them.) A record that was being written then is cut short;
+it is noticed and dropped.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.errors import StageFailed
+from posttrain.files import is_remote
 from posttrain.rollout.journal_record import (
     FINISHED,
     HEADER,
@@ -32,6 +34,7 @@ from posttrain.rollout.journal_record import (
 from posttrain.rollout.samples import Partial, SampleKey
 from posttrain.types import Lane, Rollout, RolloutRef
 
+NEVER_WRITTEN = bytes(512)  # what a block holds that a power cut kept from the disk: a sector of it
 FIRST_READ = 1 << 16  # bytes; most records are shorter, so one read is enough
 
 
@@ -50,7 +53,7 @@ class JournalContents:
 
     finished: dict[SampleKey, WholeSample] = field(default_factory=dict)
     partial: dict[SampleKey, Partial] = field(default_factory=dict)
-    num_torn: int = 0  # records cut short at the end of the file: 0 or 1
+    num_torn: int = 0  # places where records are cut short
 
 
 class JournalWriter:
@@ -64,6 +67,7 @@ class JournalWriter:
         self._segment = -1
         self._descriptor = -1
         directory.mkdir(parents=True, exist_ok=True)
+        self._is_remote = is_remote(directory)
         self._begin_segment()
 
     @property
@@ -77,7 +81,7 @@ class JournalWriter:
 
     def finished_many(self, samples: Sequence[tuple[Lane, int, Rollout, int]]) -> list[RolloutRef]:
         """The same for several samples (lane, draw, rollout, start version) in one write."""
-        return self._append(
+        refs = self._append(
             [
                 Record(
                     FINISHED,
@@ -91,6 +95,9 @@ class JournalWriter:
                 for lane, draw, rollout, start_version in samples
             ]
         )
+        if self._is_remote and refs:
+            os.fsync(self._descriptor)  # a trainer on another host reads them next
+        return refs
 
     def progress(
         self,
@@ -203,8 +210,9 @@ def is_whole(ref: RolloutRef) -> bool:
 def scan(path: str | Path) -> JournalContents:
     """Everything in one journal file.
 
-    A record cut short at the end is left out and counted. Raises StageFailed, naming the offset,
-    where a damaged record has whole ones behind it, and FileNotFoundError without a file.
+    What was cut short at the end is left out and counted, and so is what a power cut has taken out
+    of the middle. Raises StageFailed, naming the offset, where a record is damaged in another way,
+    and FileNotFoundError without a file.
     """
     contents = JournalContents()
     path = str(path)
@@ -215,27 +223,30 @@ def scan(path: str | Path) -> JournalContents:
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
             for offset, record in _records(data, size, path):
                 if record is None:
-                    contents.num_torn = 1
+                    contents.num_torn += 1
                 else:
                     _put(contents, path, offset, record)
     return contents
 
 
 def _records(data: mmap.mmap, size: int, path: str) -> Iterator[tuple[int, Record | None]]:
-    """(offset, record) of each; None for one cut short at the end."""
+    """(offset, record) of each; None for what was cut short at the end, or never came to disk."""
     offset = 0
     while offset < size:
         found = decode(data, offset, size)
-        if found is None:
-            candidate = data.find(MAGIC, offset + 1)
-            while candidate >= 0:
-                if decode(data, candidate, size) is not None:
-                    raise _damaged(path, offset)
-                candidate = data.find(MAGIC, candidate + 1)
-            yield offset, None
+        if found is not None:
+            yield offset, found[0]
+            offset = found[1]
+            continue
+        yield offset, None
+        whole = data.find(MAGIC, offset + 1)
+        while whole >= 0 and decode(data, whole, size) is None:
+            whole = data.find(MAGIC, whole + 1)
+        if whole < 0:
             return
-        yield offset, found[0]
-        offset = found[1]
+        if data.find(NEVER_WRITTEN, offset, whole) < 0:
+            raise _damaged(path, offset)
+        offset = whole
 
 
 def _put(contents: JournalContents, path: str, offset: int, record: Record) -> None:
@@ -262,6 +273,6 @@ def _damaged(path: str, offset: int) -> StageFailed:
     return StageFailed(
         f"the journal record at byte {offset} is damaged",
         place=path,
-        help="the disk lost what was written; remove the file and run again: "
-        "what it held is generated again",
+        help="the disk lost what was written; restore the file, or remove the stage's folder to do "
+        "the stage again",
     )

@@ -28,7 +28,6 @@ class StageCallback(TrainerCallback):
         """`heldout` gives metrics by full name; `watch` says when they get no better."""
         self._heldout = heldout
         self._watch = watch
-        self._evaluated_at = -1
         self._evaluate_every = evaluate_every
         self._stop_asked = stop_asked
         self.trainer: StageTrainer  # set once it exists
@@ -75,16 +74,8 @@ class StageCallback(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        # Gone on from the checkpoint of the last step, nothing was left to train.
-        if state.global_step >= state.max_steps and self._evaluated_at != state.global_step:
-            self._evaluate(state)
-
     def _evaluate(self, state: TrainerState) -> bool:
         """Measure on the first rank; whether held-out rows say that training ends here."""
-        self._evaluated_at = state.global_step
         if self._heldout is None or not state.is_world_process_zero:
             return False
         with self.trainer.averaged():

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TypeVar
 
 T = TypeVar("T")
+WATCH_EVERY_S = 1.0
 
 
 class Deadline:
@@ -22,8 +23,14 @@ class Deadline:
         return max(0.0, self._end - monotonic())
 
 
-def within(deadline: Deadline, function: Callable[[], T], too_late: Callable[[], Exception]) -> T:
-    """Run a call that may hang for ever. Raises what it raises, or `too_late()` at the deadline.
+def within(
+    deadline: Deadline,
+    function: Callable[[], T],
+    too_late: Callable[[], Exception],
+    watch: Callable[[], None] = lambda: None,
+) -> T:
+    """Run a call that may hang for ever. Raises what it raises, or `too_late()` at the deadline;
+    `watch`, called meanwhile, may raise before.
 
     The call is left behind in its thread then: a hanging collective cannot be ended from outside.
     """
@@ -38,7 +45,9 @@ def within(deadline: Deadline, function: Callable[[], T], too_late: Callable[[],
 
     thread = Thread(target=run, daemon=True)
     thread.start()
-    thread.join(deadline.left_s)
+    while thread.is_alive() and deadline.left_s > 0:
+        watch()
+        thread.join(min(WATCH_EVERY_S, deadline.left_s))
     if failure:
         raise failure[0]
     if not outcome:

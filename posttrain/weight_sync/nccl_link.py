@@ -37,14 +37,17 @@ class _AlreadyTold:
 class _Snapshot(WeightSource):
     """The tensors of the version that is sent next."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: int) -> None:
+        self._device = torch.device("cuda", device)
         self.tensors: Mapping[str, torch.Tensor] = {}
 
     def metadata(self) -> list[ParamMeta]:
         return [ParamMeta(n, t.dtype, tuple(t.shape)) for n, t in self.tensors.items()]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        yield from self.tensors.items()
+        """One by one: what several ranks put together lies on the CPU, and what is sent again."""
+        for name, tensor in self.tensors.items():
+            yield name, tensor.to(self._device)
 
 
 class VllmSender:
@@ -56,7 +59,7 @@ class VllmSender:
     def __init__(self, device: int, group: Group, seconds: float) -> None:
         self._device = device
         torch.accelerator.set_device_index(device)
-        self._source = _Snapshot()
+        self._source = _Snapshot(device)
         information = NCCLTrainerInitInfo(
             rank=0,
             master_address=group.address,
@@ -72,9 +75,7 @@ class VllmSender:
 
     def send(self, tensors: Mapping[str, torch.Tensor]) -> None:
         torch.accelerator.set_device_index(self._device)  # a thread starts on device 0
-        # Weights that several ranks put together lie on the CPU; NCCL wants them here.
-        device = torch.device("cuda", self._device)
-        self._source.tensors = {name: value.to(device) for name, value in tensors.items()}
+        self._source.tensors = tensors
         try:
             self._engine.send_weights()
         finally:

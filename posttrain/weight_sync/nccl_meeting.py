@@ -24,6 +24,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from time import sleep
 from typing import Any
 
 from posttrain.errors import DeadlineExceeded, PosttrainError, WeightsDiffer, WeightsGone
@@ -31,7 +32,7 @@ from posttrain.types import WeightVersion
 from posttrain.weight_sync.deadlines import Deadline
 from posttrain.weight_sync.transport import NCCL_PREFIX, EngineMember, listed, waited_too_long
 
-POLL = timedelta(milliseconds=200)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +148,14 @@ class Meeting:
 
     @staticmethod
     def visit(host: str, port: int, who: str, deadline: Deadline) -> Meeting:
-        """An engine's way to it. Raises DeadlineExceeded where nobody answers."""
+        """An engine's way to it. Raises WeightsGone where nobody answers."""
         from torch.distributed import DistError, TCPStore
 
         try:
             left = timedelta(seconds=max(1.0, deadline.left_s))
             return Meeting(TCPStore(host, port, is_master=False, timeout=left))
         except DistError as error:
-            raise DeadlineExceeded(
+            raise WeightsGone(
                 f"{who} waited {deadline.seconds:g} s for trainer rank 0 at {host}:{port} to "
                 "answer; it does not",
                 help="the trainer is gone or out of reach; check the addresses of both hosts",
@@ -164,9 +165,10 @@ class Meeting:
         self._store.set(key, text)
 
     def read(self, key: str, generation: int, who: str, wanted: str, deadline: Deadline) -> bytes:
-        """What the trainer wrote for a group. Raises WeightsGone where it has given the group up,
-        DeadlineExceeded where it does neither in time.
+        """What the trainer wrote for a group. Raises WeightsGone where it has given the group up or
+        is gone itself, DeadlineExceeded where it does nothing in time.
         """
+        from torch.distributed import DistError
 
         def watch() -> None:
             if self._store.check([f"over/{generation}"]):
@@ -176,13 +178,19 @@ class Meeting:
                     help="the version is sent again by the next group",
                 )
 
-        if self._missing([key], deadline, watch):
-            raise DeadlineExceeded(
-                f"{who} waited {deadline.seconds:g} s for trainer rank 0 to {wanted}; it answers, "
-                "but has not",
-                help="the trainer's log says what it does instead",
-            )
-        return self._store.get(key)
+        try:
+            if self._missing([key], deadline, watch):
+                raise DeadlineExceeded(
+                    f"{who} waited {deadline.seconds:g} s for trainer rank 0 to {wanted}; it "
+                    "answers, but has not",
+                    help="the trainer's log says what it does instead",
+                )
+            return self._store.get(key)
+        except DistError as error:
+            raise WeightsGone(
+                f"trainer rank 0 went away while {who} waited for it to {wanted}",
+                help="the trainer that follows it publishes its own",
+            ) from error
 
     def gather(
         self,
@@ -211,18 +219,19 @@ class Meeting:
             self._store.delete_key(key)
 
     def _missing(self, keys: list[str], deadline: Deadline, watch: Callable[[], None]) -> list[str]:
-        """The keys that nobody has written when the time is over."""
-        from torch.distributed import DistError
+        """The keys that nobody has written when the time is over.
 
+        They are asked for again and again: of a wait that ends in vain torch tells the log, each
+        time.
+        """
+        pause_s = FIRST_PAUSE_S
         while True:
+            keys = [key for key in keys if not self._store.check([key])]
+            if not keys or deadline.left_s == 0:
+                return keys
             watch()
-            try:
-                self._store.wait(keys, min(POLL, timedelta(seconds=deadline.left_s + 0.001)))
-                return []
-            except DistError:
-                keys = [key for key in keys if not self._store.check([key])]
-                if not keys or deadline.left_s == 0:
-                    return keys
+            sleep(min(pause_s, deadline.left_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def answer_of(received: WeightVersion) -> str:

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Event, Thread
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from posttrain.errors import DeadlineExceeded, PosttrainError, StageFailed
@@ -39,9 +39,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-DEADLINE_S = 120.0
-MOST_TRIES = 3  # to send a version
+Members = Callable[[WeightVersion | None], Sequence[EngineMember]]
+DEADLINE_S = 120.0  # of a collective
+MEET_S = 45.0  # until all are there: engines themselves wait for 120 s from when they are told
+MOST_TRIES = 5  # to send a version
 LOOK_EVERY_S = 2.0  # after engines that have joined or left
+GONE_AFTER_S = 10.0  # a coordinator that was started again knows an engine once that reports
 
 
 class Sender(Protocol):
@@ -57,19 +60,20 @@ class Sender(Protocol):
 class NcclPublisher:
     """`transport.WeightPublisher` by collective.
 
-    `members` says which engines live now, `announce` tells them of a version that is sent again,
-    and `open_sender` opens rank 0's end of a group (vLLM's, or a stand-in). The first two are
-    called from the thread that sends, too. Needs room for the weights once more on the trainer's
-    device.
+    `members` names the engines that have to take a version, or with None all that live; `announce`
+    tells the first of a version that is sent again; `open_sender` opens rank 0's end of a group
+    (vLLM's, or a stand-in). The first two are called from the thread that sends, too. Needs room
+    for the weights once more on the trainer's device while they are sent, then on its host.
     """
 
     def __init__(
         self,
         address: str,
-        members: Callable[[], Sequence[EngineMember]],
+        members: Members,
         announce: Callable[[WeightVersion], None],
         open_sender: Callable[[Group, float], Sender],
         deadline_s: float = DEADLINE_S,
+        meet_s: float = MEET_S,
         tries: int = MOST_TRIES,
     ) -> None:
         """`address`: this host's, as engines reach it."""
@@ -78,6 +82,7 @@ class NcclPublisher:
         self._announce = announce
         self._open_sender = open_sender
         self._deadline_s = deadline_s
+        self._meet_s = meet_s
         self._tries = tries
         self._meeting, self._port = Meeting.host(address)
         self._generation = 0
@@ -85,7 +90,8 @@ class NcclPublisher:
         self._sender: Sender | None = None
         self._prepared: tuple[WeightVersion, dict[str, Tensor]] | None = None
         self._delivery: tuple[WeightVersion, Thread] | None = None
-        self._is_over = Event()  # the delivery: nobody waits for its version any more
+        self._is_over = Event()  # the delivery: another version is on its way
+        self._is_closed = False
         self._failure: PosttrainError | None = None
         self._old_keys: list[str] = []
 
@@ -95,14 +101,10 @@ class NcclPublisher:
         Raises, once, what the last delivery raised; the next call begins with a new group.
         """
         self._finish_delivery()
-        members = self._wait_for_engines()
-        if not members:
-            raise StageFailed(f"no engine has come to take weights for {self._deadline_s:g} s")
         copies = {name: tensors[name].detach().clone() for name in sorted(tensors)}
         num_bytes = sum(copy.numel() * copy.element_size() for copy in copies.values())
-        checksum = device_checksum(copies)
-        weights = WeightVersion(attempt, version, checksum, "", num_bytes)
-        weights = self._offer(weights, copies, members)
+        weights = WeightVersion(attempt, version, device_checksum(copies), "", num_bytes)
+        weights = self._offer(weights, copies, tuple(self._members(weights)))
         self._prepared = weights, copies
         return weights
 
@@ -127,6 +129,7 @@ class NcclPublisher:
 
     def close(self) -> None:
         """Leave the group; the store goes with this object."""
+        self._is_closed = True
         self._is_over.set()
         self._give_up()
 
@@ -142,41 +145,54 @@ class NcclPublisher:
     def _look_after(self, version: WeightVersion, copies: dict[str, Tensor]) -> None:
         """Until the next version comes: send; again where that failed, or an engine has joined."""
         failures = 0
-        while True:
+        while not self._is_closed:
             try:
-                self._send(version, copies, Deadline(self._deadline_s))
+                self._send(version, copies)
             except Exception:
                 self._give_up()
                 failures += 1
-                members = self._wait_for_engines() if failures < self._tries else ()
-                if not members:
+                if failures == self._tries or self._is_closed:
                     raise
+                lacking = tuple(self._members(version))
             else:
-                failures, copies = 0, _put_aside(copies)
-                if self._is_over_before_one_joins():
+                failures = 0
+                _put_aside(copies)
+                lacking = self._joined(version)
+                if not lacking:
                     return
-                members = self._living()
-            version = self._offer(version, copies, members)
+            version = self._offer(version, copies, lacking)
             self._announce(version)
 
-    def _send(self, version: WeightVersion, copies: dict[str, Tensor], deadline: Deadline) -> None:
+    def _joined(self, version: WeightVersion) -> tuple[EngineMember, ...]:
+        """Engines that lack the version and that the group does not know, once there are some; none
+        where another version is on its way before.
+        """
+        known = self._group.members if self._group is not None else ()
+        while True:
+            lacking = tuple(each for each in self._members(version) if each not in known)
+            if lacking or self._is_over.wait(LOOK_EVERY_S):
+                return lacking
+
+    def _send(self, version: WeightVersion, copies: dict[str, Tensor]) -> None:
         group = self._group
         assert group is not None
         workers = group.workers()
+        if not workers:
+            return  # all have it, or nobody is there yet
         key = f"{group.generation}/{version.attempt}-{version.version}"
         wanted = f"take version {version.version}"
         watch = self._watch(group, wanted)
         if self._sender is None:
             joined = f"joined/{group.generation}"
-            self._meeting.gather(joined, workers, "join the weight transfer", deadline, watch)
+            meeting = Deadline(self._meet_s)
+            self._meeting.gather(joined, workers, "join the weight transfer", meeting, watch)
             self._meeting.tell(f"open/{group.generation}", "1")
-            self._sender = self._bounded(
-                deadline, wanted, lambda: self._open_sender(group, deadline.left_s)
-            )
-        sender = self._sender
-        self._meeting.gather(f"ready/{key}", workers, wanted, deadline, watch)
+            self._open(group, wanted, watch)
+        self._meeting.gather(f"ready/{key}", workers, wanted, Deadline(self._meet_s), watch)
         self._meeting.tell(f"send/{key}", "1")
-        self._bounded(deadline, wanted, lambda: sender.send(copies))
+        sender, deadline = self._sender, Deadline(self._deadline_s)
+        assert sender is not None
+        self._bounded(deadline, wanted, lambda: sender.send(copies), watch)
         answers = self._meeting.gather(f"answer/{key}", workers, wanted, deadline, watch)
         for (engine, _), text in answers.items():
             require_acknowledged(version, read_answer(text, version, engine), engine)
@@ -184,7 +200,19 @@ class NcclPublisher:
         self._old_keys += [f"sync/{key}", f"send/{key}"]
         self._old_keys += [f"{kind}/{key}/{end}" for kind in ("ready", "answer") for end in ends]
 
-    def _bounded(self, deadline: Deadline, wanted: str, call: Callable[[], T]) -> T:
+    def _open(self, group: Group, wanted: str, watch: Callable[[], None]) -> None:
+        deadline = Deadline(self._deadline_s)
+        sender = self._bounded(
+            deadline, wanted, lambda: self._open_sender(group, deadline.left_s), watch
+        )
+        if self._is_closed:  # meanwhile
+            sender.close()
+            raise StageFailed("the weight transfer was closed")
+        self._sender = sender
+
+    def _bounded(
+        self, deadline: Deadline, wanted: str, call: Callable[[], T], watch: Callable[[], None]
+    ) -> T:
         members = [member.name for member in self._group.members] if self._group else []
         return within(
             deadline,
@@ -192,9 +220,10 @@ class NcclPublisher:
             lambda: DeadlineExceeded(
                 f"trainer rank 0 waited {deadline.seconds:g} s inside a collective for "
                 f"{listed(members)} to {wanted}; all of them had begun it",
-                help="one of them died or lost its network; the version is sent again to those "
-                "that are left",
+                help="one of them died or lost its network; engines that are caught in the "
+                "collective are replaced, and the version is sent again",
             ),
+            watch,
         )
 
     def _finish_delivery(self) -> None:
@@ -207,9 +236,6 @@ class NcclPublisher:
             raise failure
 
     # -- who takes part -------------------------------------------------------------------------
-
-    def _living(self) -> tuple[EngineMember, ...]:
-        return tuple(self._members())
 
     def _offer(
         self,
@@ -249,46 +275,33 @@ class NcclPublisher:
 
     def _watch(self, group: Group, wanted: str) -> Callable[[], None]:
         """Raises, where it is called while others wait, once one of the group is gone for good."""
-        looked_at = monotonic()
+        looked_at = all_there_at = monotonic()
 
         def watch() -> None:
-            nonlocal looked_at
+            nonlocal looked_at, all_there_at
             if monotonic() - looked_at < LOOK_EVERY_S:
                 return
+            living = set(self._members(None))
             looked_at = monotonic()
-            living = {member.name for member in self._living()}
-            gone = [member.name for member in group.members if member.name not in living]
-            if gone:
+            gone = [member.name for member in group.members if member not in living]
+            if not gone:
+                all_there_at = looked_at
+            elif looked_at - all_there_at >= GONE_AFTER_S:
                 raise StageFailed(f"{listed(gone)} is gone, and was to {wanted}")
 
         return watch
 
-    def _is_over_before_one_joins(self) -> bool:
-        """False where an engine has joined that the group does not know."""
-        group = self._group
-        assert group is not None
-        while not self._is_over.wait(LOOK_EVERY_S):
-            if not set(self._living()) <= set(group.members):
-                return False
-        return True
 
-    def _wait_for_engines(self) -> tuple[EngineMember, ...]:
-        """Those that live, once there are any; none where none has come in time."""
-        deadline = Deadline(self._deadline_s)
-        while not (members := self._living()) and deadline.left_s > 0:
-            sleep(LOOK_EVERY_S)
-        return members
-
-
-def _put_aside(copies: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Off the trainer's device, which has better uses for the room until an engine joins."""
+def _put_aside(copies: dict[str, Tensor]) -> None:
+    """Off the trainer's device, which has better uses for the room until an engine joins. In place:
+    others hold the dictionary, too.
+    """
     import torch
 
-    device = next(iter(copies.values())).device
-    if device.type != "cuda":
-        return copies
-    with torch.cuda.stream(torch.cuda.Stream(device)):  # beside the step that is computed now
-        return {name: copy.cpu() for name, copy in copies.items()}
+    for name, copy in copies.items():
+        if copy.device.type == "cuda":
+            with torch.cuda.stream(torch.cuda.Stream(copy.device)):  # beside the step of now
+                copies[name] = copy.cpu()
 
 
 def _ours(error: Exception, version: WeightVersion) -> PosttrainError:

@@ -145,8 +145,8 @@ class NcclReceiver:
         return DeadlineExceeded(
             f"{self._who} waited {deadline.seconds:g} s for trainer rank 0 to {wanted}; the "
             "collective had begun",
-            help="the trainer or another engine of the group died meanwhile; this engine leaves "
-            "the group and joins the next one",
+            help="the trainer or another engine of the group died meanwhile; an engine that is "
+            "caught in a collective is replaced",
         )
 
     def _alone(self, deadline: Deadline, group: Group) -> DeadlineExceeded:
@@ -154,7 +154,7 @@ class NcclReceiver:
         return DeadlineExceeded(
             f"{self._who} waited {deadline.seconds:g} s for trainer rank 0 and all of {members} to "
             f"join weight-transfer group {group.generation}; not all did",
-            help="the trainer's log names who is missing; the next publication forms another group",
+            help="the trainer's log names who is missing; this engine is replaced",
         )
 
     @property

@@ -60,7 +60,7 @@ def test_an_engine_answers_with_the_weights_that_were_broadcast(tmp_path):
     weights = {name: value.cuda(0) for name, value in models[1].named_parameters()}
     publisher = NcclPublisher(
         "127.0.0.1",
-        lambda: [EngineMember("0")],
+        lambda without: [EngineMember("0")],
         lambda version: None,
         partial(VllmSender, 0),
         240.0,

@@ -129,7 +129,9 @@ def stopped(workplace, first_run):
         second = workplace.posttrain("run", "tiny.yaml")  # takes a while; answers get short soon
         workplace.wait_for(lambda: len(list(began.glob(trained))) >= steps, process)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=PATIENCE_S)
+        # From then on it has fifteen seconds to write down what it has.
+        workplace.wait_for(lambda: list(began.glob("*/stop.request")), process)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert workplace.leftovers() == []

@@ -20,7 +20,9 @@ torch = pytest.importorskip("torch")
 
 from posttrain.errors import DeadlineExceeded, PosttrainError, WeightsDiffer  # noqa: E402
 from posttrain.types import WeightVersion  # noqa: E402
+from posttrain.weight_sync import nccl_publisher  # noqa: E402
 from posttrain.weight_sync.adapter import adapter_tensors  # noqa: E402
+from posttrain.weight_sync.deadlines import Deadline  # noqa: E402
 from posttrain.weight_sync.device_checksum import device_checksum  # noqa: E402
 from posttrain.weight_sync.nccl_publisher import NcclPublisher  # noqa: E402
 from posttrain.weight_sync.nccl_receiver import NcclReceiver  # noqa: E402
@@ -129,17 +131,19 @@ class Fleet:
             assert self.engines[name].process.stdout.readline() == "ready\n"
 
     def publisher(self, deadline_s: float = 30.0, tries: int = 1) -> NcclPublisher:
-        """What is sent again goes to all members, as the coordinator would tell them."""
+        """All members lack every version. What is sent again goes to the engines of its group."""
 
         def open_sender(group, seconds):
             return GlooEnd(group, 0, seconds)
 
         def announce(version):
             self.announced.append(version)
-            for member in self.members:
+            for member in made._group.members:
                 self.engines[member.name].take(version)
 
-        made = NcclPublisher(HOST, lambda: self.members, announce, open_sender, deadline_s, tries)
+        made = NcclPublisher(
+            HOST, lambda without: self.members, announce, open_sender, deadline_s, deadline_s, tries
+        )
         self.publishers.append(made)
         return made
 
@@ -216,15 +220,84 @@ def test_an_engine_that_joins_while_the_trainer_waits_is_sent_what_the_others_ha
     assert fleet.engines["0"].answer() == {"sums": sums(2.0)}
     fleet.engines["1"] = Engine("1")
     assert fleet.engines["1"].process.stdout.readline() == "ready\n"
-    fleet.members = [*fleet.members, EngineMember("1")]
-    assert [engine.answer() for engine in fleet.engines.values()] == [{"sums": sums(2.0)}] * 2
+    everybody = [*fleet.members, EngineMember("1")]
+    fleet.members = everybody[1:]  # that lack it
+    assert fleet.engines["1"].answer() == {"sums": sums(2.0)}
     (again,) = fleet.announced
     assert again.is_same_as(first) and again.location != first.location
+    fleet.members = everybody
     publisher.release(first)
     second = fleet.publish(publisher, 2, 4.0)
     publisher.release(second)
-    assert second.location == again.location
     assert [engine.answer() for engine in fleet.engines.values()] == [{"sums": sums(4.0)}] * 2
+
+
+def test_a_version_that_nobody_lacks_is_sent_to_nobody_until_one_does(fleet):
+    """A trainer that was started again publishes first what its engines have, or are ahead of."""
+    publisher = fleet.publisher()
+    first = publisher.prepare(weights(2.0), 1, 1)
+    publisher.deliver(first)
+    fleet.start("0")
+    assert fleet.engines["0"].answer() == {"sums": sums(2.0)}
+    publisher.release(first)
+
+
+def test_copies_leave_the_device_with_whoever_else_holds_them(fleet, monkeypatch):
+    """By name of what is put aside: here there is no device to leave."""
+    fleet.start("0")
+    put_aside = []
+    monkeypatch.setattr(nccl_publisher, "_put_aside", lambda copies: put_aside.append(id(copies)))
+    publisher = fleet.publisher()
+    published = publisher.prepare(weights(2.0), 1, 0)
+    held = id(publisher._prepared[1])
+    fleet.engines["0"].take(published)
+    publisher.deliver(published)
+    publisher.release(published)
+    assert put_aside == [held]
+
+
+def test_closed_in_the_middle_of_a_delivery_its_thread_ends(fleet):
+    fleet.start("0")
+    publisher = fleet.publisher(deadline_s=5.0, tries=3)
+    publisher.deliver(publisher.prepare(weights(1.0), 1, 0))  # nobody takes it
+    thread = publisher._delivery[1]
+    publisher.close()
+    thread.join(20.0)
+    assert not thread.is_alive()
+    assert fleet.announced == []
+
+
+def test_engines_outlive_a_trainer_that_dies_while_they_wait_for_it(fleet):
+    fleet.start("0")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from tests.integration.test_weights_by_collective import lonely; lonely()"
+    )
+    root = str(Path(__file__).parents[2])
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", code, root], stdout=subprocess.PIPE, text=True
+    )
+    fields = json.loads(trainer.stdout.readline())
+    fleet.engines["0"].take(WeightVersion(**fields))
+    assert trainer.stdout.readline() == "joined\n"
+    trainer.kill()
+    trainer.communicate()
+    answer = fleet.engines["0"].answer()
+    assert answer["error"] == "WeightsGone"
+    assert "went away while engine 0 waited for it to form group 1" in answer["message"]
+
+
+def lonely() -> None:
+    """A trainer that has a second engine to wait for, which never comes."""
+    members = [EngineMember("0"), EngineMember("1")]
+    publisher = NcclPublisher(HOST, lambda without: members, print, GlooEnd, 60.0, 60.0)
+    published = publisher.prepare(weights(1.0), 1, 0)
+    fields = ("attempt", "version", "checksum", "location", "num_bytes")
+    print(json.dumps({field: getattr(published, field) for field in fields}), flush=True)
+    publisher.deliver(published)
+    publisher._meeting.read("joined/1/0/0", 9, "test", "see", Deadline(60.0))
+    print("joined", flush=True)
+    threading.Event().wait()
 
 
 def test_where_an_engine_dies_on_the_way_the_others_are_sent_the_version_again(fleet):
@@ -279,7 +352,7 @@ def test_an_engine_that_does_not_come_is_named_and_the_others_too(fleet):
         fleet.engines[name].end()
     fleet.engines.clear(), fleet.members.clear()
     fleet.start("3")
-    publisher._deadline_s = 30.0
+    publisher._deadline_s = publisher._meet_s = 30.0
     again = fleet.publish(publisher, 42, 1.0)
     publisher.release(again)
     assert fleet.engines["3"].answer() == {"sums": sums(1.0)}
@@ -290,7 +363,7 @@ def test_an_engine_that_stops_answering_in_a_group_is_named(fleet):
     fleet.start("0", "5")
     publisher = fleet.publisher()
     publisher.release(fleet.publish(publisher, 41, 1.0))
-    publisher._deadline_s = 5.0
+    publisher._deadline_s = publisher._meet_s = 5.0
     fleet.engines["5"].end()
     published = fleet.publish(publisher, 42, 2.0, takers=["0"])
     with pytest.raises(DeadlineExceeded) as caught:

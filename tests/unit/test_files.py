@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.files import whole_directory, whole_file, write_json, write_text
+from posttrain.files import is_remote, whole_directory, whole_file, write_json, write_text
 
 
 @pytest.fixture
@@ -78,3 +78,33 @@ def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
         raise OSError("no room")
     assert names_in(tmp_path / "model") == ["two"]
     assert names_in(tmp_path) == ["model"]
+
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw 0 0
+server:/home /home nfs4 rw,vers=4.2 0 0
+/dev/sdb1 /home/me/scratch\\040disk xfs rw 0 0
+//nas/share /mnt/share cifs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "remote"),
+    [
+        ("/runs/mine", False),
+        ("/home/me/runs", True),
+        ("/home/me/scratch disk/runs", False),
+        ("/homes/me", False),
+        ("/mnt/share/runs/mine", True),
+    ],
+)
+def test_which_file_systems_show_late_what_was_written(
+    monkeypatch: pytest.MonkeyPatch, path: str, remote: bool
+) -> None:
+    read_text = Path.read_text
+
+    def mounts(file: Path, **more: str) -> str:
+        return MOUNTS if file == Path("/proc/self/mounts") else read_text(file, **more)
+
+    monkeypatch.setattr(Path, "read_text", mounts)
+    assert is_remote(Path(path)) is remote

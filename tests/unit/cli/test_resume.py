@@ -67,9 +67,15 @@ def test_a_stage_that_is_done_is_not_silently_done_again(started: Started) -> No
 def test_nor_is_one_that_has_a_checkpoint(started: Started, checkpoints: str) -> None:
     commit(started.begin("rlvr", "running") / checkpoints)
     problem = started.problem("stages.rlvr.algorithm.lr=1e-4")
-    assert "stage rlvr has a checkpoint, and " in problem.message
+    assert "stage rlvr is half done, and " in problem.message
     assert problem.message.endswith("now says algorithm.lr 3e-4 → 1e-4")
     assert problem.help.endswith("from its start (one stage)")
+
+
+@pytest.mark.parametrize("made", ["model", "members/0", "dataset/samples/000000.parquet"])
+def test_nor_one_that_has_made_something(started: Started, made: str) -> None:
+    (started.begin("sft", "running") / made).mkdir(parents=True)
+    assert "stage sft is half done" in started.problem("stages.sft.steps=11").message
 
 
 def test_a_file_of_other_content_is_told_from_another_setting(started: Started) -> None:

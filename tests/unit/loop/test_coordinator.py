@@ -350,8 +350,8 @@ def test_held_out_questions_are_answered_without_stopping_the_training():
     assert all(metrics["reward/heldout_mean"] == 0.0 for _, metrics in heldout)
 
 
-def test_weights_that_are_sent_again_are_told_to_all_and_wait_for_nobody():
-    """As by nccl, where a group is formed anew: the one that has them takes part, too."""
+def test_weights_that_are_sent_again_are_told_to_who_lacks_them_and_wait_for_nobody():
+    """As by nccl, where an engine has joined that the first group did not know."""
 
     async def run():
         hands = [Hand("0"), Hand("1", lag_s=60.0)]
@@ -359,19 +359,24 @@ def test_weights_that_are_sent_again_are_told_to_all_and_wait_for_nobody():
             await stage.loop.publish(version(0))
             while hands[0].acknowledged is None:
                 await asyncio.sleep(0.1)
+            hands.append(Hand("2").start(stage.loop))
+            hands[2].lag_s = 1.0
+            await asyncio.sleep(0.5)
+            lacking = stage.loop.engines(version(0)), stage.loop.engines(version(1))
             again = replace(version(0), location="/elsewhere/0")
             began = asyncio.get_running_loop().time()
             await stage.loop.publish(again)
             waited_s = asyncio.get_running_loop().time() - began
-            late = Hand("2").start(stage.loop)
-            hands.append(late)
             await asyncio.sleep(5.0)
-            return waited_s, [hand.acknowledged for hand in hands], again, stage
+            return waited_s, lacking, [hand.acknowledged for hand in hands], stage
 
-    waited_s, acknowledged, again, stage = run_virtually(run())
+    waited_s, lacking, acknowledged, stage = run_virtually(run())
+    again = replace(version(0), location="/elsewhere/0")
     assert waited_s == 0.0
-    assert acknowledged == [again, None, again]
+    assert lacking == (["1", "2"], ["0", "1", "2"])
+    assert acknowledged == [version(0), None, again]
     assert stage.loop._ledger.state.weights == again
+    assert stage.loop._fleet.links["1"].told == again
 
 
 def test_weights_published_every_few_steps_are_told_of_like_any_other():

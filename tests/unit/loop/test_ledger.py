@@ -204,6 +204,19 @@ def test_lines_after_a_commit_count_up_to_the_first_whose_rollouts_are_lost(tmp_
     assert Ledger(path, snapshot).state == again.state
 
 
+def test_rollouts_that_nobody_wants_any_more_may_be_gone(tmp_path):
+    """Journals are removed when all in them are settled: that undoes nothing."""
+    path, folder = tmp_path / "ledger.jsonl", str(tmp_path / "journal")
+    ledger = Ledger(path)
+    tell(ledger, folder)
+    ledger.committed(1)
+    ledger.close()
+    gone = [ref for draw in (0, 1, 4) for ref in group(draw, 0, folder).refs]
+    again = Ledger(path, is_readable=lambda ref: ref not in gone)
+    assert again.state == ledger.state
+    assert (again.num_replayed, again.num_torn) == (20, 0)
+
+
 def test_a_block_that_never_reached_the_disk_ends_the_file(tmp_path):
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path)

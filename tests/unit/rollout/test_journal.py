@@ -208,3 +208,29 @@ def test_whether_a_whole_sample_lies_where_a_ledger_says(writer, tmp_path):
         file.truncate(second.offset + 20)
     assert is_whole(first) and not is_whole(second)
     assert not is_whole(RolloutRef(str(tmp_path / "gone.journal"), 0))
+
+
+def test_what_a_power_cut_took_out_of_the_middle_is_left_out(writer):
+    refs = [writer.finished("train", draw, rollout_of(200), 0) for draw in range(4)]
+    with open(refs[0].path, "r+b") as file:
+        file.seek(refs[1].offset + 100)
+        file.write(bytes(2600))  # from within the second into the third: blocks never written
+    contents = scan(refs[0].path)
+    assert list(contents.finished) == [("train", 0, 0), ("train", 3, 0)]
+    assert contents.num_torn == 1
+    assert [is_whole(ref) for ref in refs] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_finished_samples_are_flushed_where_other_hosts_would_not_see_them(
+    tmp_path, monkeypatch, remote
+):
+    flushed = []
+    monkeypatch.setattr(journal_module, "is_remote", lambda path: remote)
+    monkeypatch.setattr(journal_module.os, "fsync", flushed.append)
+    writer = JournalWriter(tmp_path, "0", "a")
+    writer.progress("train", 4, 0, 0, [9], [-1.0], [3], 3)
+    assert flushed == []
+    writer.finished("train", 4, rollout_of(5), 0)
+    assert flushed == ([writer._descriptor] if remote else [])
+    writer.close()
