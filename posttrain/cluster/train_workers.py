@@ -258,7 +258,13 @@ def _publisher(job: OnlineJob, port: TrainPort) -> WeightPublisher:
 
     device = torch.accelerator.current_device_index()
     address = ray.util.get_node_ip_address()
-    return NcclPublisher(address, members, port.publish, partial(VllmSender, device))
+    return NcclPublisher(
+        address,
+        members,
+        port.publish,
+        lambda version: port.wait_acknowledged(version.version),
+        partial(VllmSender, device),
+    )
 
 
 class Delivery:

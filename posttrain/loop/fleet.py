@@ -107,7 +107,7 @@ class Link:
         self.journal = journal
         if weights is not None:
             told = self.told
-            if told is None or self.acknowledged == told or told.is_same_as(weights):
+            if told is None or told.attempt != weights.attempt or not self.is_behind(told):
                 self.told_at = asyncio.get_running_loop().time()
             self.told = weights
         self._unconfirmed.append(directive)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from posttrain.loop.admission import AdmissionRule
 from posttrain.types import Sampling
 
+MOST_ENGINE_LOSSES = 16  # beyond, something else is wrong
+
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
@@ -30,7 +32,7 @@ class LoopSettings:
     silence_deadline_s: float = 60.0  # an engine that does not report
     stuck_deadline_s: float = 300.0  # an engine that reports, has work, and makes no token
     no_engine_deadline_s: float = 600.0  # a stage without any engine
-    most_engine_losses: int = 16  # over the stage; beyond, something else is wrong
+    most_engine_losses: int = MOST_ENGINE_LOSSES  # over the stage
 
     @property
     def answers_per_prompt(self) -> int:

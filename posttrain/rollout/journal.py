@@ -34,7 +34,7 @@ from posttrain.rollout.journal_record import (
 from posttrain.rollout.samples import Partial, SampleKey
 from posttrain.types import Lane, Rollout, RolloutRef
 
-NEVER_WRITTEN = bytes(512)  # what a block holds that a power cut kept from the disk: a sector of it
+PAGE = 4096  # bytes that come to disk together, or are zeros there
 FIRST_READ = 1 << 16  # bytes; most records are shorter, so one read is enough
 
 
@@ -244,9 +244,15 @@ def _records(data: mmap.mmap, size: int, path: str) -> Iterator[tuple[int, Recor
             whole = data.find(MAGIC, whole + 1)
         if whole < 0:
             return
-        if data.find(NEVER_WRITTEN, offset, whole) < 0:
+        if not _has_hole(data, offset, whole):
             raise _damaged(path, offset)
         offset = whole
+
+
+def _has_hole(data: mmap.mmap, begin: int, end: int) -> bool:
+    """Whether a page in between never came to disk."""
+    first = -(-begin // PAGE) * PAGE
+    return any(not any(data[at : at + PAGE]) for at in range(first, end - PAGE + 1, PAGE))
 
 
 def _put(contents: JournalContents, path: str, offset: int, record: Record) -> None:

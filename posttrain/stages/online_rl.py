@@ -12,7 +12,7 @@ from posttrain.config.pipeline import OnlineRlStage
 from posttrain.config.plugins import load_plugin, plugin_config
 from posttrain.errors import InputError, Problem
 from posttrain.loop.admission import AdmissionRule
-from posttrain.loop.settings import LoopSettings
+from posttrain.loop.settings import MOST_ENGINE_LOSSES, LoopSettings
 from posttrain.model.folders import member_folders
 from posttrain.stages.context import StageContext, context_length, engine_spec
 from posttrain.stages.jobs import OnlineJob, PluginRef
@@ -75,6 +75,8 @@ def run(
             max_refill_batches=stage.max_refill_batches,
             heldout_every=stage.heldout.every if stage.heldout else 0,
             greedy=needs.greedy,
+            # By nccl the death of one may cost all that are in the collective with it.
+            most_engine_losses=max(MOST_ENGINE_LOSSES, 4 * engines),
         ),
         engine=engine_spec(context.cluster, model_path, longest + answer_tokens),
         num_engines=engines,

@@ -46,7 +46,11 @@ def within(
     thread = Thread(target=run, daemon=True)
     thread.start()
     while thread.is_alive() and deadline.left_s > 0:
-        watch()
+        try:
+            watch()
+        except Exception:
+            if thread.is_alive():
+                raise
         thread.join(min(WATCH_EVERY_S, deadline.left_s))
     if failure:
         raise failure[0]

@@ -32,6 +32,7 @@ from posttrain.types import WeightVersion
 from posttrain.weight_sync.deadlines import Deadline
 from posttrain.weight_sync.transport import NCCL_PREFIX, EngineMember, listed, waited_too_long
 
+VISIT_S = 20.0  # to reach the trainer's store
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.1
 
 
@@ -152,17 +153,23 @@ class Meeting:
         from torch.distributed import DistError, TCPStore
 
         try:
-            left = timedelta(seconds=max(1.0, deadline.left_s))
+            left = timedelta(seconds=min(VISIT_S, max(1.0, deadline.left_s)))
             return Meeting(TCPStore(host, port, is_master=False, timeout=left))
         except DistError as error:
             raise WeightsGone(
-                f"{who} waited {deadline.seconds:g} s for trainer rank 0 at {host}:{port} to "
+                f"{who} waited {left.total_seconds():g} s for trainer rank 0 at {host}:{port} to "
                 "answer; it does not",
                 help="the trainer is gone or out of reach; check the addresses of both hosts",
             ) from error
 
     def tell(self, key: str, text: str) -> None:
-        self._store.set(key, text)
+        """Raises WeightsGone where the trainer, and with it the store, is gone."""
+        from torch.distributed import DistError
+
+        try:
+            self._store.set(key, text)
+        except DistError as error:
+            raise WeightsGone(f"trainer rank 0 went away before it was told {key}") from error
 
     def read(self, key: str, generation: int, who: str, wanted: str, deadline: Deadline) -> bytes:
         """What the trainer wrote for a group. Raises WeightsGone where it has given the group up or
@@ -199,8 +206,10 @@ class Meeting:
         wanted: str,
         deadline: Deadline,
         watch: Callable[[], None] = lambda: None,
+        late: Callable[[set[str]], None] = lambda engines: None,
     ) -> dict[tuple[str, int], bytes]:
-        """`<prefix>/<engine>/<worker>` of all workers; `watch` may raise meanwhile.
+        """`<prefix>/<engine>/<worker>` of all workers; `watch` may raise meanwhile, and `late` is
+        told which engines have not written theirs in time.
 
         Raises DeadlineExceeded with those who have not written theirs, and those who have.
         """
@@ -209,6 +218,7 @@ class Meeting:
         if missing:
             absent = {keys[key][0] for key in missing}
             present = {engine for engine, _ in workers} - absent
+            late(absent)
             raise waited_too_long(
                 "trainer rank 0", deadline.seconds, wanted, sorted(absent), sorted(present)
             )
@@ -226,10 +236,10 @@ class Meeting:
         """
         pause_s = FIRST_PAUSE_S
         while True:
+            watch()
             keys = [key for key in keys if not self._store.check([key])]
             if not keys or deadline.left_s == 0:
                 return keys
-            watch()
             sleep(min(pause_s, deadline.left_s))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -61,9 +61,10 @@ class NcclPublisher:
     """`transport.WeightPublisher` by collective.
 
     `members` names the engines that have to take a version, or with None all that live; `announce`
-    tells the first of a version that is sent again; `open_sender` opens rank 0's end of a group
-    (vLLM's, or a stand-in). The first two are called from the thread that sends, too. Needs room
-    for the weights once more on the trainer's device while they are sent, then on its host.
+    tells the first of a version that is sent again; `wait` returns when all that live have a
+    version; `open_sender` opens rank 0's end of a group (vLLM's, or a stand-in). The first two are
+    called from the thread that sends, too. Needs room for the weights once more on the trainer's
+    device while they are sent, then on its host.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class NcclPublisher:
         address: str,
         members: Members,
         announce: Callable[[WeightVersion], None],
+        wait: Callable[[WeightVersion], object],
         open_sender: Callable[[Group, float], Sender],
         deadline_s: float = DEADLINE_S,
         meet_s: float = MEET_S,
@@ -80,6 +82,7 @@ class NcclPublisher:
         self._address = address
         self._members = members
         self._announce = announce
+        self._wait = wait
         self._open_sender = open_sender
         self._deadline_s = deadline_s
         self._meet_s = meet_s
@@ -100,6 +103,8 @@ class NcclPublisher:
 
         Raises, once, what the last delivery raised; the next call begins with a new group.
         """
+        if self._delivery is not None and self._delivery[1].is_alive():
+            self._wait(self._delivery[0])  # while somebody sends it to those that lack it
         self._finish_delivery()
         copies = {name: tensors[name].detach().clone() for name in sorted(tensors)}
         num_bytes = sum(copy.numel() * copy.element_size() for copy in copies.values())
@@ -144,51 +149,66 @@ class NcclPublisher:
 
     def _look_after(self, version: WeightVersion, copies: dict[str, Tensor]) -> None:
         """Until the next version comes: send; again where that failed, or an engine has joined."""
-        failures = 0
-        while not self._is_closed:
+        failures, served, late = 0, set[EngineMember](), set[str]()
+        while True:
             try:
-                self._send(version, copies)
+                served |= self._send(version, copies, late)
             except Exception:
+                group = self._group
                 self._give_up()
-                failures += 1
-                if failures == self._tries or self._is_closed:
+                # One that never comes holds up no others: it is asked alone, until it is given up.
+                on_time = group is None or any(each.name not in late for each in group.members)
+                failures += on_time
+                if failures == self._tries:
                     raise
-                lacking = tuple(self._members(version))
+                lacking = self._lacking(version, served)
+                lacking = tuple(each for each in lacking if each.name not in late) or lacking
             else:
                 failures = 0
                 _put_aside(copies)
-                lacking = self._joined(version)
-                if not lacking:
-                    return
+                lacking = self._joined(version, served)
+            if self._is_closed or (self._is_over.is_set() and not lacking):
+                return
             version = self._offer(version, copies, lacking)
             self._announce(version)
 
-    def _joined(self, version: WeightVersion) -> tuple[EngineMember, ...]:
-        """Engines that lack the version and that the group does not know, once there are some; none
-        where another version is on its way before.
-        """
-        known = self._group.members if self._group is not None else ()
-        while True:
-            lacking = tuple(each for each in self._members(version) if each not in known)
-            if lacking or self._is_over.wait(LOOK_EVERY_S):
-                return lacking
+    def _lacking(
+        self, version: WeightVersion, served: set[EngineMember]
+    ) -> tuple[EngineMember, ...]:
+        """Those that have to take it and were not sent it: it may take a while to be taken."""
+        return tuple(each for each in self._members(version) if each not in served)
 
-    def _send(self, version: WeightVersion, copies: dict[str, Tensor]) -> None:
+    def _joined(
+        self, version: WeightVersion, served: set[EngineMember]
+    ) -> tuple[EngineMember, ...]:
+        """Once there are some; none where another version is on its way before."""
+        while not (lacking := self._lacking(version, served)):
+            if self._is_over.wait(LOOK_EVERY_S):
+                break
+        return lacking
+
+    def _send(
+        self, version: WeightVersion, copies: dict[str, Tensor], late: set[str]
+    ) -> set[EngineMember]:
+        """The engines that have received it; those that did not come in time go to `late`."""
         group = self._group
-        assert group is not None
+        if group is None:
+            raise StageFailed("the weight transfer was closed")
         workers = group.workers()
         if not workers:
-            return  # all have it, or nobody is there yet
+            return set()  # all have it, or nobody is there yet
         key = f"{group.generation}/{version.attempt}-{version.version}"
         wanted = f"take version {version.version}"
         watch = self._watch(group, wanted)
         if self._sender is None:
             joined = f"joined/{group.generation}"
             meeting = Deadline(self._meet_s)
-            self._meeting.gather(joined, workers, "join the weight transfer", meeting, watch)
+            join = "join the weight transfer"
+            self._meeting.gather(joined, workers, join, meeting, watch, late.update)
             self._meeting.tell(f"open/{group.generation}", "1")
             self._open(group, wanted, watch)
-        self._meeting.gather(f"ready/{key}", workers, wanted, Deadline(self._meet_s), watch)
+        ready, meeting = f"ready/{key}", Deadline(self._meet_s)
+        self._meeting.gather(ready, workers, wanted, meeting, watch, late.update)
         self._meeting.tell(f"send/{key}", "1")
         sender, deadline = self._sender, Deadline(self._deadline_s)
         assert sender is not None
@@ -199,6 +219,7 @@ class NcclPublisher:
         ends = [f"{engine}/{worker}" for engine, worker in workers]
         self._old_keys += [f"sync/{key}", f"send/{key}"]
         self._old_keys += [f"{kind}/{key}/{end}" for kind in ("ready", "answer") for end in ends]
+        return set(group.members)
 
     def _open(self, group: Group, wanted: str, watch: Callable[[], None]) -> None:
         deadline = Deadline(self._deadline_s)
@@ -279,12 +300,14 @@ class NcclPublisher:
 
         def watch() -> None:
             nonlocal looked_at, all_there_at
-            if monotonic() - looked_at < LOOK_EVERY_S:
+            asked_at = monotonic()
+            if asked_at - looked_at < LOOK_EVERY_S:
                 return
             living = set(self._members(None))
             looked_at = monotonic()
             gone = [member.name for member in group.members if member not in living]
-            if not gone:
+            was_away = looked_at - asked_at > LOOK_EVERY_S  # a coordinator that knows nobody yet
+            if not gone or not living or was_away:
                 all_there_at = looked_at
             elif looked_at - all_there_at >= GONE_AFTER_S:
                 raise StageFailed(f"{listed(gone)} is gone, and was to {wanted}")

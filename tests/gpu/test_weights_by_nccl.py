@@ -62,6 +62,7 @@ def test_an_engine_answers_with_the_weights_that_were_broadcast(tmp_path):
         "127.0.0.1",
         lambda without: [EngineMember("0")],
         lambda version: None,
+        lambda version: None,
         partial(VllmSender, 0),
         240.0,
     )

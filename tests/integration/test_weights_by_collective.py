@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -142,7 +143,14 @@ class Fleet:
                 self.engines[member.name].take(version)
 
         made = NcclPublisher(
-            HOST, lambda without: self.members, announce, open_sender, deadline_s, deadline_s, tries
+            HOST,
+            lambda without: self.members,
+            announce,
+            lambda version: None,
+            open_sender,
+            deadline_s,
+            deadline_s,
+            tries,
         )
         self.publishers.append(made)
         return made
@@ -232,6 +240,36 @@ def test_an_engine_that_joins_while_the_trainer_waits_is_sent_what_the_others_ha
     assert [engine.answer() for engine in fleet.engines.values()] == [{"sums": sums(4.0)}] * 2
 
 
+def test_an_engine_that_never_comes_holds_up_no_other(fleet):
+    """It is asked alone from then on, and that is no failure: somebody else gives it up."""
+    fleet.start("0", "1", "2")
+    publisher = fleet.publisher(deadline_s=5.0, tries=2)
+    published = publisher.prepare(weights(2.0), 1, 0)
+    lacking, everybody = set("012"), list(fleet.members)
+    publisher._members = lambda without: [e for e in everybody if e.name in lacking]
+    told = []
+    publisher._announce = lambda version: told.append(
+        ([member.name for member in publisher._group.members], version)
+    )
+    for name in ("0", "1"):
+        fleet.engines[name].take(published, seconds=60.0)
+    publisher.deliver(published)
+    for name in ("0", "1"):
+        assert fleet.engines[name].answer()["error"] == "WeightsGone"
+    while not told:
+        time.sleep(0.05)
+    names, again = told[0]
+    assert names == ["0", "1"]
+    for name in names:
+        fleet.engines[name].take(again)
+    assert [fleet.engines[name].answer() for name in names] == [{"sums": sums(2.0)}] * 2
+    while len(told) < 4:  # the third is asked more often than anything may fail
+        time.sleep(0.05)
+    assert [names for names, _ in told[1:4]] == [["2"]] * 3
+    lacking.clear()  # it was given up
+    publisher.release(published)
+
+
 def test_a_version_that_nobody_lacks_is_sent_to_nobody_until_one_does(fleet):
     """A trainer that was started again publishes first what its engines have, or are ahead of."""
     publisher = fleet.publisher()
@@ -290,7 +328,7 @@ def test_engines_outlive_a_trainer_that_dies_while_they_wait_for_it(fleet):
 def lonely() -> None:
     """A trainer that has a second engine to wait for, which never comes."""
     members = [EngineMember("0"), EngineMember("1")]
-    publisher = NcclPublisher(HOST, lambda without: members, print, GlooEnd, 60.0, 60.0)
+    publisher = NcclPublisher(HOST, lambda without: members, print, print, GlooEnd, 60.0, 60.0)
     published = publisher.prepare(weights(1.0), 1, 0)
     fields = ("attempt", "version", "checksum", "location", "num_bytes")
     print(json.dumps({field: getattr(published, field) for field in fields}), flush=True)

@@ -379,6 +379,23 @@ def test_weights_that_are_sent_again_are_told_to_who_lacks_them_and_wait_for_nob
     assert stage.loop._fleet.links["1"].told == again
 
 
+def test_who_took_a_version_before_it_was_sent_again_has_all_the_time_for_the_next_one():
+    async def run():
+        hand = Hand("0", lag_s=1.0)
+        hand.answers_with = lambda weights: version(weights.version)  # the first is what it took
+        async with Stage(hands=[hand]) as stage:
+            await stage.loop.publish(version(0))
+            await asyncio.sleep(0.5)
+            await stage.loop.publish(replace(version(0), location="/elsewhere/0"))
+            await asyncio.sleep(2 * SETTINGS.sync_deadline_s)
+            hand.lag_s = 10.0
+            await stage.loop.publish(version(1))
+            await stage.loop.wait_acknowledged(1)
+            return stage.events.named("engine-lost"), hand.acknowledged
+
+    assert run_virtually(run()) == ([], version(1))
+
+
 def test_weights_published_every_few_steps_are_told_of_like_any_other():
     """Bound kept, every draw once; syncs and held-out rounds by the versions that there are."""
 

@@ -211,14 +211,14 @@ def test_whether_a_whole_sample_lies_where_a_ledger_says(writer, tmp_path):
 
 
 def test_what_a_power_cut_took_out_of_the_middle_is_left_out(writer):
-    refs = [writer.finished("train", draw, rollout_of(200), 0) for draw in range(4)]
+    refs = [writer.finished("train", draw, rollout_of(200), 0) for draw in range(5)]
     with open(refs[0].path, "r+b") as file:
-        file.seek(refs[1].offset + 100)
-        file.write(bytes(2600))  # from within the second into the third: blocks never written
+        file.seek(4096)
+        file.write(bytes(4096))  # the second record, each of 2648 bytes, to within the fourth
     contents = scan(refs[0].path)
-    assert list(contents.finished) == [("train", 0, 0), ("train", 3, 0)]
+    assert list(contents.finished) == [("train", 0, 0), ("train", 4, 0)]
     assert contents.num_torn == 1
-    assert [is_whole(ref) for ref in refs] == [True, False, False, True]
+    assert [is_whole(ref) for ref in refs] == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize("remote", [True, False])
