@@ -135,6 +135,7 @@ def stopped(workplace, first_run):
         second = workplace.posttrain("run", "tiny.yaml")  # takes a while; answers get short soon
         workplace.wait_for(lambda: len(list(began.glob(trained))) >= steps, process)
         workplace.wait_for(lambda: num_unfinished(began) >= 8, process)  # a batch has just begun
+    with workplace.slow("ray::EngineActor", 0.02):  # and takes longer than a starved driver to stop
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err

@@ -263,9 +263,9 @@ def test_an_engine_that_never_comes_holds_up_no_other(fleet):
     for name in names:
         fleet.engines[name].take(again)
     assert [fleet.engines[name].answer() for name in names] == [{"sums": sums(2.0)}] * 2
-    while len(told) < 4:  # the third is asked more often than anything may fail
+    while len(told) < 3:  # with the first that is as often as anything may fail
         time.sleep(0.05)
-    assert [names for names, _ in told[1:4]] == [["2"]] * 3
+    assert [names for names, _ in told[1:3]] == [["2"]] * 2
     lacking.clear()  # it was given up
     publisher.release(published)
 
