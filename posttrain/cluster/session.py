@@ -37,7 +37,9 @@ class ClusterSession:
     the pool between two stages holds a slot, not a core.
 
     Both ends remove what dead trainers left in this host's shared memory: a trainer that is killed
-    cannot remove its weights itself, and they would lie there until the host restarts.
+    cannot remove its weights itself, and they would lie there until the host restarts. So they do
+    with the folders of killed drivers, whose agents live a minute longer and may still write there
+    while the first end removes them.
     """
 
     def __init__(self, cluster: Cluster, address: str | None, log_directory: Path) -> None:
@@ -146,6 +148,7 @@ class ClusterSession:
 
     def _clean(self) -> None:
         remove_orphans()
+        remove_orphans(tempfile.gettempdir())
         if self._owned is None:
             return
         os.environ.pop("TMPDIR", None)
