@@ -294,8 +294,8 @@ what of earlier runs is no longer needed, and removes what its flags name.""",
     "run-in-use": """Another process is writing this run. Follow it with `posttrain status`, or
 choose another name.""",
     "config-changed": """A stage of the run is done, or half done, with other settings than the file
-has now. `resume --as-run` goes on with what was started; `run` does the
-changed stages from their start.""",
+has now. `resume --as-run` goes on with what was started; `run` does the changed stages from their
+start.""",
     "unknown-run": """There is no run of that name under runs/.""",
     "run-unreadable": """The run's run.json is missing its stages, or is cut short. It says which
 identity of each stage is in use, so without it nothing tells what `posttrain clean` may remove.""",

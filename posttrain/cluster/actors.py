@@ -258,11 +258,10 @@ class CoordinatorActor:
         directory = Path(job.directory)
         commit = CheckpointStore(directory / "checkpoints").latest()
         snapshot = commit.state["coordinator"] if commit else None
-        if _was_restarted():  # beside a trainer that is ahead of its checkpoint: nothing is undone
-            ledger = Ledger(directory / LEDGER, snapshot)
-        else:
+        if not _was_restarted():
             ledger = Ledger(directory / LEDGER, snapshot, is_readable=is_whole)
-        if _was_restarted():
+        else:  # beside a trainer that is ahead of its checkpoint: nothing is undone
+            ledger = Ledger(directory / LEDGER, snapshot)
             tracker.event("coordinator-restarted", next_step=ledger.state.next_step)
         self._coordinator = Coordinator(
             settings=job.loop,

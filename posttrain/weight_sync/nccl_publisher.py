@@ -6,7 +6,7 @@ thread:
 
     wait until every worker is ready -> broadcast -> wait for every answer -> compare checksums
 
-with one deadline over all of it. Whatever goes wrong, the group is given up, because a collective
+with a deadline for each of them. Whatever goes wrong, the group is given up, because a collective
 that one side has left cannot be mended, and the version goes out again to another one, of the
 engines there are then: `announce` tells them. The same where an engine joins, until the next
 version is on its way: it cannot have been in the group, and has nothing to compute with. Rank 0

@@ -307,13 +307,19 @@ def test_wrong_weights_and_a_dead_engine_end_the_service(tmp_path):
     assert isinstance(run_virtually(dead()), EngineFailed)
 
 
+async def half_done(tmp_path):
+    """An engine that has died under version 3, with some of eight samples finished."""
+    async with Office(tmp_path, FakeEngine(latency=per_token(0.005)), "one") as first:
+        first.desk.send(weights=weights(3))
+        await first.desk.until(lambda: first.desk.acknowledged is not None)
+        first.desk.send(work=(work(7, range(8)),))
+        await first.desk.until(lambda: len(first.desk.finished) >= 2)
+    return first
+
+
 def test_a_dead_workers_samples_go_on_elsewhere(tmp_path):
     async def main():
-        async with Office(tmp_path, FakeEngine(latency=per_token(0.005)), "one") as first:
-            first.desk.send(weights=weights(3))
-            await first.desk.until(lambda: first.desk.acknowledged is not None)
-            first.desk.send(work=(work(7, range(8)),))
-            await first.desk.until(lambda: len(first.desk.finished) >= 2)
+        first = await half_done(tmp_path)
         (left,) = [scan(path) for path in first.journals()]
         second = Office(tmp_path, FakeEngine("1", latency=per_token(0.0001)), "two")
         second.engine.version = 5
@@ -346,11 +352,7 @@ def test_a_dead_workers_samples_go_on_elsewhere(tmp_path):
 
 def test_what_was_made_under_weights_that_a_power_cut_undid_is_made_again(tmp_path):
     async def main():
-        async with Office(tmp_path, FakeEngine(latency=per_token(0.005)), "one") as first:
-            first.desk.send(weights=weights(3))
-            await first.desk.until(lambda: first.desk.acknowledged is not None)
-            first.desk.send(work=(work(7, range(8)),))
-            await first.desk.until(lambda: len(first.desk.finished) >= 2)
+        first = await half_done(tmp_path)
         async with Office(tmp_path, FakeEngine("1", latency=per_token(0.0001)), "two") as second:
             second.engine.version = 2  # training has come to version 2 again
             paths = first.journals()[:1]
