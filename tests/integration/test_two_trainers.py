@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +44,10 @@ class Groups:
     root: Path
     model: str
 
-    def run(self, num, plans):
-        """`plans`: (folder's name, changes), carried out in this order by the same processes."""
+    def run(self, num, plans, killed=None):
+        """`plans`: (folder's name, changes), carried out in this order by the same processes. All
+        but rank `killed` come to the end.
+        """
         plans = [
             {"num": num, "num_steps": 4, "algorithm": ALGORITHM, "folder": str(self.root / name),
              "name": f"{num}"} | changes
@@ -51,15 +55,21 @@ class Groups:
         ]  # fmt: skip
         rendezvous = self.root / f"rendezvous-{len(list(self.root.iterdir()))}"
         group = {"num": num, "plans": plans, "model": self.model, "rendezvous": str(rendezvous)}
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         processes = [
             subprocess.Popen(
-                [sys.executable, str(RANK), json.dumps(group | {"rank": rank})], env=environment
+                [sys.executable, str(RANK), json.dumps(group | {"rank": rank})],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             for rank in range(num)
         ]
-        for process in processes:
-            process.wait(timeout=600)
+        with ThreadPoolExecutor() as pool:  # none waits for somebody to read what it says
+            said = list(pool.map(lambda process: process.communicate(timeout=600)[1], processes))
+        codes = [process.returncode for process in processes]
+        expected = [-signal.SIGKILL if rank == killed else 0 for rank in range(num)]
+        assert codes == expected, "\n".join(text[-3000:] for text in said)
 
     def left(self, folder, num, name=None):
         """What each of the ranks wrote down; None for one that was killed."""
@@ -98,7 +108,7 @@ def groups(tmp_path_factory):
         ("unread-by-0", {"fail_at": 1, "who": 0}),
         ("unread-by-1", {"fail_at": 1, "who": 1}),
         ("killed-1", {"die_at": 1, "who": 1}),
-    ])  # fmt: skip
+    ], killed=1)  # fmt: skip
     saved = CheckpointStore(root / "cut" / "checkpoints").latest()
     (root / "saved").mkdir()
     torch.save(
@@ -109,7 +119,10 @@ def groups(tmp_path_factory):
         ("straight", six),
         ("cut", six | {"stop_at": 4, "name": "between"}),
     ])  # fmt: skip
-    groups.run(2, [("cut", six | {"name": "ended"}), ("killed-0", {"die_at": 1, "who": 0})])
+    groups.run(2, [
+        ("cut", six | {"name": "ended"}),
+        ("killed-0", {"die_at": 1, "who": 0}),
+    ], killed=0)  # fmt: skip
     return groups
 
 

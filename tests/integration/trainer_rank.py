@@ -130,13 +130,13 @@ def main(group):
             "gloo", init_method=f"file://{group['rendezvous']}", rank=group["rank"],
             world_size=group["num"], timeout=timedelta(seconds=60),
         )  # fmt: skip
+    ranks = Ranks.join(deadline_s=60)  # once, as a trainer does
     for plan in group["plans"]:
-        run(plan | {"rank": group["rank"], "model": group["model"]})
+        run(plan | {"rank": group["rank"], "model": group["model"]}, ranks)
 
 
-def run(plan):
+def run(plan, ranks):
     torch.manual_seed(plan["rank"])
-    ranks = Ranks.join(deadline_s=60)
     model, folder, world = plan["model"], Path(plan["folder"]), Everything(plan)
     folder.mkdir(exist_ok=True)
     policy = load_model(model)
