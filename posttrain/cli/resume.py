@@ -186,5 +186,6 @@ def _has_work(folder: Path) -> bool:
     from posttrain.checkpoint.folders import POINTER
     from posttrain.pipeline.removable import CHECKPOINTS
 
-    made = ("model", "members", "reward_models", "shares", "dataset/samples/*.parquet")
+    made = ("model", "members", "reward_models", "shares", "dataset/samples/*.parquet", "scored/*",
+            "asked/*/samples/*.parquet", "soup.json")  # fmt: skip
     return any(any(folder.glob(each)) for each in (f"{CHECKPOINTS}/**/{POINTER}", *made))

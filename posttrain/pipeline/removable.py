@@ -26,6 +26,8 @@ ONLY_UNTIL_DONE = (
     "journal",
     "soups",
     "shares",
+    "scored",
+    "asked",
     "best.safetensors",
     "reference_logprobs.safetensors",
 )

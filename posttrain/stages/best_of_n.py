@@ -3,16 +3,21 @@
 Every answer of a `generate` stage is scored by the reward that chooses and by the gold reward. From
 one pool of N answers per prompt follows the expected score of the best of n for every n <= N,
 without drawing (`ops.best_of_n`), and how far that is from the model: KL = log n - (n - 1) / n.
+
+What was scored is written down call by call: a stage that was stopped or killed goes on behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from posttrain.config.answers import BestOfNStage
 from posttrain.errors import InputError, Interrupted, Problem, RewardBroken
+from posttrain.files import write_json
 from posttrain.stages.context import StageContext
 from posttrain.stages.dataset import Answers, DatasetFolder
 from posttrain.stages.jobs import PluginRef
@@ -21,8 +26,7 @@ from posttrain.stages.scoring import scoring_job
 from posttrain.types import MEMBERS_STD, WATCH_PART, Interval, Score
 
 ANSWERS_PER_CALL = 4096
-
-
+SCORED = "scored"  # folder of the stage: call by call, what was scored, until all is told
 ALL = ""  # the reward that chooses itself, beside its parts
 
 
@@ -30,8 +34,8 @@ ALL = ""  # the reward that chooses itself, beside its parts
 class Pool:
     """The scores of one prompt's answers, in the same order."""
 
-    proxies: Mapping[str, tuple[float, ...]]  # [N] by part of the reward that chooses; ALL: it all
-    gold: tuple[float, ...]  # [N]
+    proxies: Mapping[str, Sequence[float]]  # [N] by part of the reward that chooses; ALL: it all
+    gold: Sequence[float]  # [N]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,19 @@ def run(
     )
     pools: list[Pool] = []
     broken = 0
+    scored = context.directory / SCORED
+    scored.mkdir(exist_ok=True)
     with context.launcher.scorer(job, context.tracker) as scorer:
-        waiting: list[Answers] = []
-        for each in folder.answers():
-            if context.launcher.stop_asked():
-                raise Interrupted(f"{context.name} was stopped; it begins anew")
-            waiting.append(each)
-            if sum(len(answers.rollouts) for answers in waiting) >= ANSWERS_PER_CALL:
-                broken += _score(waiting, scorer, pools)
-                context.tracker.event("scored", text=f"answers to {len(pools)} prompts scored")
-                waiting = []
-        if waiting:
-            broken += _score(waiting, scorer, pools)
+        for answers in _calls(folder.answers()):
+            file = scored / f"{len(pools):06d}.json"  # by its first prompt
+            if not file.exists():
+                if context.launcher.stop_asked():
+                    raise Interrupted(f"{context.name} was stopped; it goes on with what is left")
+                _score(answers, scorer, file)
+            more, of_them_broken = _read(file)
+            pools += more
+            broken += of_them_broken
+            context.tracker.event("scored", text=f"answers to {len(pools)} prompts scored")
     sizes = stage.n or doubling(folder.summary["samples_per_prompt"])
     whole = _whole(pools, sizes, stage, context)
     curves: dict[str, list[Point]] = context.launcher.call(
@@ -135,8 +140,20 @@ def curve(pools: Sequence[Pool], sizes: Sequence[int], part: str = ALL) -> list[
     return points
 
 
-def _score(answers: Sequence[Answers], scorer: Scorer, pools: list[Pool]) -> int:
-    """Add a pool for each prompt; returns how many answers a reward broke on."""
+def _calls(answers: Iterator[Answers]) -> Iterator[list[Answers]]:
+    """As many as are scored at once, the same ones whenever the stage is run."""
+    waiting: list[Answers] = []
+    for each in answers:
+        waiting.append(each)
+        if sum(len(answers.rollouts) for answers in waiting) >= ANSWERS_PER_CALL:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _score(answers: Sequence[Answers], scorer: Scorer, file: Path) -> None:
+    """Write a pool for each prompt, and how many answers a reward broke on."""
     own = [
         (each.prompt, rollout)
         for each in answers
@@ -156,8 +173,13 @@ def _score(answers: Sequence[Answers], scorer: Scorer, pools: list[Pool]) -> int
         if isinstance(first, Exception):
             raise first
         raise RewardBroken("the gold reward scores no answer", place="gold")
-    pools += [_pool(scores) for scores in by_prompt.values()]
-    return broken
+    pools = [asdict(_pool(scores)) for scores in by_prompt.values()]
+    write_json(file, {"pools": pools, "broken": broken})
+
+
+def _read(file: Path) -> tuple[list[Pool], int]:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return [Pool(**each) for each in found["pools"]], found["broken"]
 
 
 def _pool(scores: Sequence[Score]) -> Pool:

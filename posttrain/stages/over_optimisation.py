@@ -17,12 +17,15 @@ from typing import Any
 from posttrain.config.answers import OverOptimisationStage
 from posttrain.errors import Interrupted
 from posttrain.stages.context import StageContext, context_length, engine_spec
+from posttrain.stages.dataset import Answers, DatasetFolder
 from posttrain.stages.jobs import PluginRef
-from posttrain.stages.launcher import LeasedEngine
+from posttrain.stages.launcher import LeasedEngine, Scorer
 from posttrain.stages.questions import prompts_of_stage
 from posttrain.stages.scoring import scores_or_broken, scoring_job
 from posttrain.stages.statistics import average
-from posttrain.types import Interval, Rollout, Sampling
+from posttrain.types import Interval, Prompt, Rollout, Sampling
+
+ASKED = "asked"  # folder of the stage: by model, what it said, until all is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,18 @@ def run(stage: OverOptimisationStage, gold: PluginRef, context: StageContext) ->
     golds: dict[str, Interval] = {}
     with context.launcher.scorer(job, context.tracker) as scorer:
         for name in (stage.model, *stage.models):
-            if context.launcher.stop_asked():
-                raise Interrupted(f"{context.name} was stopped; it begins anew")
-            context.tracker.event("asking", text=f"{name} answers {len(prompts)} prompts")
-            spec = engine_spec(context.cluster, context.inputs[name].path, longest)
-            with context.launcher.engines(spec, 1) as engines:
-                answers[name] = engines[0].generate_many(prompts, sampling)
-            scores = scores_or_broken(scorer.score(prompts, answers[name]))
+            folder = DatasetFolder(context.directory / ASKED / name)
+            if not folder.has_part(0):
+                if context.launcher.stop_asked():
+                    raise Interrupted(f"{context.name} was stopped; it goes on with {name}")
+                context.tracker.event("asking", text=f"{name} answers {len(prompts)} prompts")
+                spec = engine_spec(context.cluster, context.inputs[name].path, longest)
+                with context.launcher.engines(spec, 1) as engines:
+                    rollouts = engines[0].generate_many(prompts, sampling)
+                _keep(folder, prompts, rollouts, scorer)
+            kept = list(folder.answers())
+            answers[name] = [each.rollouts[0] for each in kept]
+            scores = [each.scores[0] for each in kept]
             golds[name] = average([each.value for each in scores if each is not None])
     distances = {stage.model: average([0.0] * len(prompts))}
     spec = engine_spec(context.cluster, start, longest)
@@ -71,6 +79,16 @@ def run(stage: OverOptimisationStage, gold: PluginRef, context: StageContext) ->
         names = ("over_optimisation/law_alpha", "over_optimisation/law_beta")
         context.tracker.log(dict(zip(names, law, strict=True)), step=len(seen) - 1)
     return summarise(seen, law)
+
+
+def _keep(
+    folder: DatasetFolder, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scorer: Scorer
+) -> None:
+    """Score one model's answers and write them down: a stage that was stopped asks the others."""
+    scores = scores_or_broken(scorer.score(prompts, rollouts))
+    folder.begin(prompts)
+    answers = zip(prompts, rollouts, scores, strict=True)
+    folder.write_part(0, [Answers(prompt, (said,), (score,)) for prompt, said, score in answers])
 
 
 def _distances(start: LeasedEngine, rollouts: Sequence[Rollout]) -> list[float]:

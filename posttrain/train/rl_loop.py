@@ -25,7 +25,7 @@ from typing import Literal
 from torch import Tensor
 
 from posttrain.errors import StageFailed, WeightsDiffer
-from posttrain.ports import CheckpointPort, Tracker, TrainPort
+from posttrain.ports import CheckpointPort, StoredCheckpoint, Tracker, TrainPort
 from posttrain.train.ranks import Ranks
 from posttrain.train.rl_batch import batch_metrics, flatten
 from posttrain.train.rl_step import RlTrainer
@@ -43,6 +43,7 @@ from posttrain.types import (
 LOGPROB_GAP_LIMIT_NATS = {"fp32": 1e-3, "bf16": 0.15}  # largest honest gap, measured per precision
 SAMPLE_TABLES = 10  # sample tables over a stage
 SAMPLE_ROWS = 16
+STOP_WATCH = "stop_watch"  # its key in a checkpoint's state
 
 Probes = Sequence[tuple[Prompt, RolloutRef]]
 
@@ -82,7 +83,8 @@ class RlParts:
 
 def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopped"]:
     """Train until all steps are done or a stop is asked for. Raises WeightsDiffer, StageFailed."""
-    step = _restore(parts)
+    checkpoint = _restore(parts)
+    step = checkpoint.step if checkpoint else 0
     _publish(parts, step)
     first = step
     parts.ranks.from_first(
@@ -90,9 +92,11 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
     )
     saved = step
     store = RolloutStore(settings.directory / "rollouts")
-    watch = StopWatch(stop_rules(settings.stop_at_members_std, settings.stop_at_kl))
-    reason: str | None = None  # to end before all steps are done
-    while step < settings.num_steps and reason is None:
+    watch = StopWatch(
+        stop_rules(settings.stop_at_members_std, settings.stop_at_kl),
+        checkpoint.state.get(STOP_WATCH) if checkpoint else None,
+    )
+    while step < settings.num_steps and watch.reason is None:
         with _span(parts, f"wait for batch {step}"):
             batch = _next_batch(parts, step)
         if batch is None:
@@ -100,7 +104,7 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
         with _span(parts, f"step {step}"):
             metrics = _train(settings, parts, batch, store)
         step += 1
-        reason = watch.after(metrics)
+        watch.after(metrics)
         num_syncs, rest = divmod(step, settings.sync_every)
         if rest == 0:
             with _span(parts, f"publish v{step}"):
@@ -113,14 +117,14 @@ def run_training(settings: RlSettings, parts: RlParts) -> Literal["done", "stopp
             parts.tracker.log(metrics, step=step - 1, version=step, tokens=tokens)
         if step % settings.checkpoint_every == 0:
             with _span(parts, f"save step {step}"):
-                _save(parts, step)
+                _save(parts, step, watch)
             saved = step
-    if reason is not None:
+    if watch.reason is not None:
         if parts.ranks.is_first:
-            parts.tracker.event("stopped-early", step=step, text=reason)
+            parts.tracker.event("stopped-early", step=step, text=watch.reason)
     elif step < settings.num_steps:
         if saved < step:
-            _save(parts, step)
+            _save(parts, step, watch)
         return "stopped"
     parts.trainer.policy.export(settings.directory / "model")
     return "done"
@@ -211,17 +215,17 @@ def logprob_gaps(trainer: RlTrainer, probes: Sequence[Rollout]) -> list[float]:
     return [abs(a - b) for a, b in zip(engine, own, strict=True)] or [0.0]
 
 
-def _restore(parts: RlParts) -> int:
+def _restore(parts: RlParts) -> StoredCheckpoint | None:
     checkpoint = parts.ranks.together(parts.checkpoints.latest, "reading the last checkpoint")
     own = checkpoint.step if checkpoint else 0
     step = parts.ranks.broadcast_object(own, "the step of the last checkpoint")
     parts.ranks.together(lambda: _require_same(own, step), "comparing their checkpoints")
     if checkpoint is None:
-        return 0
+        return None
     parts.trainer.load(checkpoint.load_model(), checkpoint.load_optimiser())
     if parts.ranks.is_first:
         parts.tracker.event("restored", step=checkpoint.step)
-    return checkpoint.step
+    return checkpoint
 
 
 def _require_same(own: int, step: int) -> None:
@@ -233,12 +237,12 @@ def _require_same(own: int, step: int) -> None:
         )
 
 
-def _save(parts: RlParts, step: int) -> None:
+def _save(parts: RlParts, step: int, watch: StopWatch) -> None:
     """One atomic unit: weights, optimiser, random states, and what the coordinator knows."""
     weights, optimiser = parts.trainer.weights(), parts.trainer.state()
 
     def commit() -> None:
-        state = {"coordinator": parts.port.snapshot()}
+        state = {"coordinator": parts.port.snapshot(), STOP_WATCH: watch.state()}
         parts.checkpoints.save(step, weights, optimiser, state)
         parts.port.committed(step)
         parts.tracker.event("saved", step=step)

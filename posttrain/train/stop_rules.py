@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from posttrain.types import MEMBERS_STD
 
@@ -31,21 +32,29 @@ def stop_rules(members_std: float | None, kl_nats: float | None) -> list[StopRul
 class StopWatch:
     """Counts, rule by rule, for how many steps running its metric was above its limit.
 
-    Metrics are the same on every rank, so all ranks stop after the same step.
+    Metrics are the same on every rank, so all ranks stop after the same step. `state` is what an
+    earlier one came to: a trainer that goes on from a checkpoint stops where it would have.
     """
 
-    def __init__(self, rules: list[StopRule]) -> None:
-        self._running = dict.fromkeys(rules, 0)
+    def __init__(self, rules: list[StopRule], state: Mapping[str, Any] | None = None) -> None:
+        before = state or {"running": {}, "reason": None}
+        self._rules = rules
+        self._running: dict[str, int] = {
+            rule.metric: before["running"].get(rule.metric, 0) for rule in rules
+        }
+        self.reason: str | None = before["reason"]  # why training ends here
 
-    def after(self, metrics: Mapping[str, float]) -> str | None:
-        """After a step: why training ends here, or None."""
-        reason = None
-        for rule, running in self._running.items():
+    def after(self, metrics: Mapping[str, float]) -> None:
+        """Look at a step."""
+        for rule in self._rules:
             value = metrics.get(rule.metric, 0.0)
-            self._running[rule] = running + 1 if value > rule.most else 0
-            if self._running[rule] == RUNNING_STEPS and reason is None:
-                reason = (
+            self._running[rule.metric] = self._running[rule.metric] + 1 if value > rule.most else 0
+            if self._running[rule.metric] == RUNNING_STEPS and self.reason is None:
+                self.reason = (
                     f"{rule.words.format(value=value)}, more than {rule.most:g}, for "
                     f"{RUNNING_STEPS} steps: training ends here"
                 )
-        return reason
+
+    def state(self) -> dict[str, Any]:
+        """JSON, for a checkpoint."""
+        return {"running": dict(self._running), "reason": self.reason}

@@ -112,10 +112,12 @@ def test_leftovers_in_a_stage(name: str, while_open: bool, when_done: bool) -> N
 
 
 def test_what_stages_keep_only_until_they_are_done_is_all_named() -> None:
+    from posttrain.stages import best_of_n, over_optimisation
     from posttrain.stages.jobs import JOURNALS
     from posttrain.train import early_stopping, preference
 
     kept = {JOURNALS, early_stopping.FILE, preference.REFERENCE_FILE}
+    kept |= {best_of_n.SCORED, over_optimisation.ASKED}
     assert kept | {"soups", "shares"} == set(ONLY_UNTIL_DONE)
 
 

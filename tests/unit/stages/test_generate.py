@@ -282,8 +282,35 @@ def test_a_stop_ends_the_scoring(context_of):
     run(context_of(Launcher(Engine())))
     asked = BestOfNStage(kind="best_of_n", samples="pool", scored_by="request", gold="request")
     reward = PluginRef("reward", "request", {}, ".")
-    with pytest.raises(Interrupted, match="bon was stopped"):
+    with pytest.raises(Interrupted, match="bon was stopped; it goes on"):
         best_of_n.run(asked, reward, reward, context_of(Launcher(Engine(), stops_after=0), "bon"))
+
+
+def test_scoring_that_was_stopped_goes_on_with_the_next_call(context_of, monkeypatch):
+    run(context_of(Launcher(Engine())))
+    monkeypatch.setattr(best_of_n, "ANSWERS_PER_CALL", 8)  # two prompts
+    asked = BestOfNStage(kind="best_of_n", samples="pool", scored_by="request", gold="request")
+    reward = PluginRef("reward", "request", {}, ".")
+
+    class Counted(Scorer):
+        def __init__(self, killed_at=None):
+            super().__init__(broken=("6",))
+            self.calls, self.killed_at = [], killed_at
+
+        def score(self, prompts, rollouts):
+            if len(self.calls) == self.killed_at:
+                raise KeyboardInterrupt
+            self.calls.append([prompt.id for prompt in prompts])
+            return super().score(prompts, rollouts)
+
+    straight, first, second = Counted(), Counted(killed_at=2), Counted()
+    expected = best_of_n.run(asked, reward, reward, context_of(Launcher(Engine(), straight), "a"))
+    with pytest.raises(KeyboardInterrupt):
+        best_of_n.run(asked, reward, reward, context_of(Launcher(Engine(), first), "bon"))
+    found = best_of_n.run(asked, reward, reward, context_of(Launcher(Engine(), second), "bon"))
+    assert found == expected and found["best_of_n"]["broken"] == 2
+    assert (len(first.calls), len(second.calls)) == (2, 1)
+    assert first.calls + second.calls == straight.calls
 
 
 def test_each_part_of_the_reward_chooses_by_itself(context_of):

@@ -1,11 +1,19 @@
 """A sweep's points, its law, and what is made of them in words."""
 
+import json
 import math
+from contextlib import contextmanager
 
 import pytest
 
+from posttrain.config.answers import OverOptimisationStage
+from posttrain.config.pipeline import Cluster
+from posttrain.errors import Interrupted
+from posttrain.stages import over_optimisation
+from posttrain.stages.context import StageContext
+from posttrain.stages.jobs import PluginRef
 from posttrain.stages.over_optimisation import Seen, fit_law, summarise
-from posttrain.types import Interval
+from posttrain.types import Artifact, Interval, Prompt, Rollout, Score
 
 
 def at(model: str, kl: float, gold: float) -> Seen:
@@ -51,3 +59,80 @@ def test_models_at_one_distance_have_no_law():
 
 def test_a_distance_that_chance_made_negative_counts_as_none():
     assert fit_law([at("sft", 0.0, 0.0), at("a", -0.01, 0.1), at("b", 1.0, 0.2)]) is None
+
+
+class Models:
+    """A launcher whose models answer with their number, and keep account of who was asked."""
+
+    def __init__(self, stop_after=99):
+        self.asked, self.stop_after = [], stop_after
+
+    def call(self, function, *arguments, **_):
+        if function.__name__ == "render_prompts":
+            return [Prompt(f"rows/{n}", "rows", (1, n), f"{n}=", {}) for n in range(3)]
+        return function(*arguments)
+
+    def stop_asked(self):
+        return len(self.asked) >= self.stop_after
+
+    @contextmanager
+    def engines(self, spec, count):
+        self.number = int(spec.model_path[-1])
+        yield [self]
+
+    @contextmanager
+    def scorer(self, job, tracker):
+        yield self
+
+    def generate_many(self, prompts, sampling):
+        self.asked.append(self.number)
+        said = (self.number, 7)
+        return [
+            Rollout(p.id, 0, p.token_ids, said, (1, 1), (-0.1, -0.2), (0, 0), f"{n}", "stop")
+            for n, p in enumerate(prompts)
+        ]
+
+    def token_logprobs(self, asked):
+        return [(-0.1 - tokens[0], -0.2) for _, tokens in asked]
+
+    def score(self, prompts, rollouts):
+        return [Score(each.token_ids[0] + int(each.text) / 10) for each in rollouts]
+
+
+class Silent:
+    def log(self, metrics, **axes): ...
+
+    def event(self, name, **details): ...
+
+
+def test_models_that_have_answered_are_not_asked_again(tmp_path):
+    for number in range(4):
+        (tmp_path / f"m{number}").mkdir()
+        config = json.dumps({"max_position_embeddings": 64})
+        (tmp_path / f"m{number}" / "config.json").write_text(config)
+    inputs = {
+        name: Artifact("model", name, "a" * 10, str(tmp_path / name))
+        for name in ("m0", "m1", "m2", "m3")
+    }
+    stage = OverOptimisationStage(
+        kind="over_optimisation", model="m0", models=["m1", "m2", "m3"], gold="request",
+        data={"path": "rows.jsonl"}, max_new_tokens=8,
+    )  # fmt: skip
+
+    def run(launcher, name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        context = StageContext(
+            name, tmp_path / name, inputs, launcher, Silent(), Cluster(), 2, 11, 0
+        )
+        return over_optimisation.run(stage, PluginRef("reward", "request", {}, "."), context)
+
+    straight, first, second = Models(), Models(stop_after=2), Models()
+    expected = run(straight, "straight")
+    with pytest.raises(Interrupted, match="cut was stopped; it goes on with m2"):
+        run(first, "cut")
+    assert run(second, "cut") == expected
+    assert (first.asked, second.asked, straight.asked) == ([0, 1], [2, 3], [0, 1, 2, 3])
+    points = expected["over_optimisation"]["points"]
+    # Model n scores n, n + .1, n + .2, and is n nats from the start.
+    assert [each["gold"]["value"] for each in points] == pytest.approx([0.1, 1.1, 2.1, 3.1])
+    assert [each["kl"]["value"] for each in points] == pytest.approx([0.0, 1.0, 2.0, 3.0])

@@ -180,7 +180,8 @@ def test_a_checkpoint_holds_weights_optimiser_and_coordinator(diary, tmp_path):
     assert saved.step == 2
     assert saved.load_model()["weight"].tolist() == [2.0]
     assert saved.load_optimiser() == {"steps_trained": 2, "tokens_seen": 100}
-    assert saved.state == {"coordinator": {"next_draw": 6}}
+    watched = {"running": {}, "reason": None}
+    assert saved.state == {"coordinator": {"next_draw": 6}, "stop_watch": watched}
 
 
 def test_log_probs_are_compared_after_the_first_step_and_then_now_and_then(diary, tmp_path):
@@ -335,13 +336,37 @@ def test_a_policy_too_far_from_its_start_ends_the_stage_with_its_model(diary, tm
 
 
 def test_two_rules_are_counted_apart():
-    watch = StopWatch(stop_rules(0.8, 5.0))
-    both = [(0.9, 6.0), (0.9, 6.0), (0.1, 6.0)]
-    told = [
-        watch.after({"reward/members_std": std, "policy/kl_reference_nats": kl}) for std, kl in both
-    ]
+    watch, told = StopWatch(stop_rules(0.8, 5.0)), []
+    for std, kl in [(0.9, 6.0), (0.9, 6.0), (0.1, 6.0)]:
+        watch.after({"reward/members_std": std, "policy/kl_reference_nats": kl})
+        told.append(watch.reason)
     assert told[:2] == [None, None] and "the KL to the start is 6.00 nats" in told[2]
-    assert StopWatch(stop_rules(None, None)).after({"policy/kl_reference_nats": 99.0}) is None
+    unasked = StopWatch(stop_rules(None, None))
+    for _ in range(3):
+        unasked.after({"policy/kl_reference_nats": 99.0})
+    assert unasked.reason is None
+
+
+@pytest.mark.parametrize("cut_at", range(1, 8))
+def test_a_trainer_that_was_stopped_ends_early_where_it_would_have(
+    hand_made_batch, tmp_path, cut_at
+):
+    """Also where it died between its last checkpoint, at the step that ends it, and its model."""
+    nats = [1.0, 5.5, 6.0, 4.5, 5.5, 7.0, 5.25, 9.0, 9.0]
+
+    def goes_on(stop_at):
+        diary = Diary(hand_made_batch, tmp_path, stop_at=stop_at)
+        diary.step_metrics = lambda: {"policy/kl_reference_nats": nats[diary.steps_trained - 1]}
+        outcome = run(diary, tmp_path, num_steps=20, stop_at_kl=5.0, checkpoint_every=cut_at)
+        return outcome, diary
+
+    first, _ = goes_on(cut_at)
+    assert first == ("stopped" if cut_at < 7 else "done")
+    outcome, diary = goes_on(None)
+    assert outcome == "done" and diary.steps_trained == 7
+    assert [call[0] for call in diary.calls].count("step") == 7 - diary.calls[0][1][0]
+    (event,) = [call for call in diary.calls if call[:2] == ("event", "stopped-early")]
+    assert event[2]["step"] == 7 and "the KL to the start is 5.25 nats" in event[2]["text"]
 
 
 def test_a_rank_that_sees_another_checkpoint_than_the_first_does_not_go_on(diary, tmp_path):
