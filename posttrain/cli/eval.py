@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,15 +73,12 @@ def _measure(
         ClusterSession(cluster, address, Path(scratch)) as session,
     ):
         launcher = RayLauncher(session, Path(scratch), quiet)
-        try:
-            evaluator = Evaluator(launcher, cluster)
+        with closing(launcher), closing(Evaluator(launcher, cluster)) as evaluator:
             measured = {}
             for model, folder in folders.items():
                 print(f"asking {model}", file=sys.stderr)
                 measured[model] = evaluator.measure(str(folder), name, suite, "command-line")
             return measured
-        finally:
-            launcher.close()
 
 
 def _print_table(suite: Suite, measured: Mapping[str, Measurement]) -> None:

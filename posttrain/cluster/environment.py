@@ -29,6 +29,9 @@ LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Asks a cloud whether this machine will be taken away; here it is one process more.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray starts a process per core before any is asked for. What trains, generates or scores brings
+    # settings of its own and takes none of them: each is a second of processor time for nothing.
+    "RAY_prestart_worker_first_driver": "0",
     # How often a thread of torch's looks for work before it sleeps. Two trainers side by side, each
     # with a thread per core, spin in each other's way: 300,000, OpenMP's own, halves what both make
     # together; with this it stays whole, and one alone loses a tenth at most.

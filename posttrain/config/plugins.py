@@ -33,7 +33,6 @@ from posttrain.config.plugin import (
     with_each_block,
 )
 from posttrain.config.suggest import closest, did_you_mean
-from posttrain.config.wording import problems_of
 from posttrain.errors import InputError, Problem
 
 Kind = Literal["algorithm", "reward", "averaging", "selection"]
@@ -110,6 +109,9 @@ def plugin_config(
     try:
         return module.Config.model_validate(dict(settings))
     except ValidationError as error:
+        # Here, not above: it knows the keys of all stages, and rewards' processes start without.
+        from posttrain.config.wording import problems_of
+
         raise InputError(problems_of(error, module.Config, path, places or Places())) from error
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,17 +81,18 @@ class Runner:
 
         Raises the first error of a stage, GateFailed, or Interrupted. What is done stays done.
         """
-        errors = run_jobs(
-            self._jobs(),
-            {
-                "engines": self.plan.loaded.cluster.engines,
-                "training stages": 1,
-                "cpus": self.room.cpus,
-                "gpus": self.room.gpus,
-            },
-            on_tick=self._tick,
-            stop_asked=self._stop.is_set,
-        )
+        with closing(self._evaluator):
+            errors = run_jobs(
+                self._jobs(),
+                {
+                    "engines": self.plan.loaded.cluster.engines,
+                    "training stages": 1,
+                    "cpus": self.room.cpus,
+                    "gpus": self.room.gpus,
+                },
+                on_tick=self._tick,
+                stop_asked=self._stop.is_set,
+            )
         interrupted = [e for e in errors.values() if isinstance(e, Interrupted)]
         real = [e for e in errors.values() if not isinstance(e, Interrupted)]
         if real:

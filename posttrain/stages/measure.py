@@ -31,7 +31,7 @@ from posttrain.stages.context import context_length, engine_spec
 from posttrain.stages.harness_tasks import HARNESS_TOKENS, ask_harness, harness_fingerprint
 from posttrain.stages.launcher import Launcher, LeasedEngine
 from posttrain.stages.questions import Window, render_prompts, render_windows
-from posttrain.stages.scoring import reward_pools
+from posttrain.stages.scoring import RewardPools
 from posttrain.types import Interval, Prompt, Sampling
 
 ANSWERS_KEPT = 64  # per task, for the report: the same prompts for every model
@@ -122,19 +122,25 @@ def _settings(reward: ScoredReward) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Evaluator:
-    """Measures models; renders questions once per tokenizer. Safe to use from several threads."""
+    """Measures models; renders questions once per tokenizer, and keeps its rewards' processes until
+    it is closed. Safe to use from several threads.
+    """
 
     launcher: Launcher
     cluster: Cluster
     _questions: dict[str, dict[str, list[Prompt] | list[Window]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _pools: RewardPools = field(default_factory=RewardPools)
+
+    def close(self) -> None:
+        self._pools.close()
 
     def measure(self, model_path: str, name: str, suite: Suite, fingerprint: str) -> Measurement:
         """Ask every task of a suite. Raises InputError for questions that do not fit the model."""
         began = time.monotonic()
         questions = self._prepare(model_path, suite, fingerprint)
         spec = self.engine_for(model_path, suite)
-        with self.launcher.engines(spec, 1) as engines, reward_pools() as pool_of:
+        with self.launcher.engines(spec, 1) as engines, self._pools.lend() as pool_of:
             # First what may turn out to be impossible to ask.
             results = self._ask_harness(engines[0], model_path, suite, spec.max_model_len)
             for task, asked in questions.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from posttrain.config.answers import ScoredReward
@@ -42,21 +43,44 @@ def reward_pool(reward: ScoredReward) -> RewardPool:
     )
 
 
-@contextmanager
-def reward_pools() -> Iterator[Callable[[ScoredReward], RewardPool]]:
-    """Reward to its pool, one for all who ask for the same: its process takes a third of a second
-    to start. They are closed at the end.
+class RewardPools:
+    """Pools by what they score with, lent to one asker at a time and kept for the next: a reward's
+    process takes a third of a second of processor time to start. Thread-safe; to be closed.
     """
-    pools: dict[str, RewardPool] = {}
-    with ExitStack() as opened:
+
+    def __init__(self) -> None:
+        self._idle: dict[str, list[RewardPool]] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self) -> Iterator[Callable[[ScoredReward], RewardPool]]:
+        """Reward to its pool, the same one for the same reward."""
+        lent: dict[str, RewardPool] = {}
 
         def pool_of(reward: ScoredReward) -> RewardPool:
             key = reward.model_dump_json()
-            if key not in pools:
-                pools[key] = opened.enter_context(reward_pool(reward))
-            return pools[key]
+            if key not in lent:
+                with self._lock:
+                    idle = self._idle.setdefault(key, [])
+                    lent[key] = idle.pop() if idle else reward_pool(reward)
+            return lent[key]
 
-        yield pool_of
+        try:
+            yield pool_of
+        except BaseException:  # half an answer may be on its way: nobody is to read it as theirs
+            for pool in lent.values():
+                pool.close()
+            raise
+        with self._lock:
+            for key, pool in lent.items():
+                self._idle[key].append(pool)
+
+    def close(self) -> None:
+        """End the processes of all that are not lent."""
+        with self._lock:
+            for pools in self._idle.values():
+                while pools:
+                    pools.pop().close()
 
 
 def scores_or_broken(outcomes: Sequence[Score | RewardBroken]) -> list[Score | None]:

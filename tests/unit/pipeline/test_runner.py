@@ -126,9 +126,13 @@ class FakeEvaluator:
     asked: list[tuple[str, str]]
     answered: list[str]
     slow: dict[str, Callable[[], object]]
+    is_closed = False
 
     def __init__(self, launcher: Any, cluster: Any) -> None:
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        FakeEvaluator.is_closed = True
 
     def engine_for(self, model_path: str, suite: Any) -> str:
         return "engine"
@@ -149,11 +153,13 @@ class FakeEvaluator:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
     """(stage, suite) in the order asked; every run of the test uses the fake evaluator."""
     FakeEvaluator.asked, FakeEvaluator.answered, FakeEvaluator.slow = [], [], {}
+    FakeEvaluator.is_closed = False
     monkeypatch.setattr(runner_module, "Evaluator", FakeEvaluator)
-    return FakeEvaluator.asked
+    yield FakeEvaluator.asked
+    assert FakeEvaluator.is_closed  # however the run ended
 
 
 def runner_of(plan: RunPlan, folder: RunFolder, launcher: FakeLauncher, **more: Any) -> Runner:

@@ -210,12 +210,6 @@ def test_a_suite_is_asked_of_one_engine(folder, monkeypatch):
         def __init__(self, reward):
             assert (reward.name, time_limit_s(reward)) == ("arithmetic", 10.0)
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
         def score(self, rows, texts):
             pairs = zip(rows, texts, strict=True)
             return [Score(float(row["answer"] == text)) for row, text in pairs]
