@@ -182,10 +182,10 @@ def _refuse_changes(folder: RunFolder, loaded: LoadedPipeline, before: dict[str,
 
 
 def _has_work(folder: Path) -> bool:
-    """Whether a stage that is not done has a checkpoint, models of its own, or answers."""
+    """Whether a stage that is not done has a checkpoint, models, answers or scores of its own."""
     from posttrain.checkpoint.folders import POINTER
     from posttrain.pipeline.removable import CHECKPOINTS
 
-    made = ("model", "members", "reward_models", "shares", "dataset/samples/*.parquet", "scored/*",
-            "asked/*/samples/*.parquet", "soup.json")  # fmt: skip
-    return any(any(folder.glob(each)) for each in (f"{CHECKPOINTS}/**/{POINTER}", *made))
+    made = ("model", "members", "reward_models", "shares", "soup.json")
+    answered = ("dataset/samples/*.parquet", "asked/*/samples/*.parquet", "scored/*.json")
+    return any(any(folder.glob(each)) for each in (f"{CHECKPOINTS}/**/{POINTER}", *made, *answered))

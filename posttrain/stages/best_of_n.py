@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,23 @@ def run(
     broken = 0
     scored = context.directory / SCORED
     scored.mkdir(exist_ok=True)
-    with context.launcher.scorer(job, context.tracker) as scorer:
+    with ExitStack() as opened:
+        scorer: Scorer | None = None  # started where there is something to score
         for answers in _calls(folder.answers()):
-            file = scored / f"{len(pools):06d}.json"  # by its first prompt
+            file = (
+                scored / f"{len(pools):06d}-{len(answers)}.json"
+            )  # its first prompt, and how many
             if not file.exists():
                 if context.launcher.stop_asked():
                     raise Interrupted(f"{context.name} was stopped; it goes on with what is left")
+                if scorer is None:
+                    scorer = opened.enter_context(context.launcher.scorer(job, context.tracker))
                 _score(answers, scorer, file)
+                num_scored = len(pools) + len(answers)
+                context.tracker.event("scored", text=f"answers to {num_scored} prompts scored")
             more, of_them_broken = _read(file)
             pools += more
             broken += of_them_broken
-            context.tracker.event("scored", text=f"answers to {len(pools)} prompts scored")
     sizes = stage.n or doubling(folder.summary["samples_per_prompt"])
     whole = _whole(pools, sizes, stage, context)
     curves: dict[str, list[Point]] = context.launcher.call(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.config.answers import OverOptimisationStage
@@ -48,12 +49,15 @@ def run(stage: OverOptimisationStage, gold: PluginRef, context: StageContext) ->
     job = scoring_job("gold", stage.gold, gold, context, start)
     answers: dict[str, list[Rollout]] = {}
     golds: dict[str, Interval] = {}
-    with context.launcher.scorer(job, context.tracker) as scorer:
+    with ExitStack() as opened:
+        scorer: Scorer | None = None  # started where there is something to score
         for name in (stage.model, *stage.models):
             folder = DatasetFolder(context.directory / ASKED / name)
             if not folder.has_part(0):
                 if context.launcher.stop_asked():
                     raise Interrupted(f"{context.name} was stopped; it goes on with {name}")
+                if scorer is None:
+                    scorer = opened.enter_context(context.launcher.scorer(job, context.tracker))
                 context.tracker.event("asking", text=f"{name} answers {len(prompts)} prompts")
                 spec = engine_spec(context.cluster, context.inputs[name].path, longest)
                 with context.launcher.engines(spec, 1) as engines:
@@ -86,8 +90,9 @@ def _keep(
 ) -> None:
     """Score one model's answers and write them down: a stage that was stopped asks the others."""
     scores = scores_or_broken(scorer.score(prompts, rollouts))
-    folder.begin(prompts)
-    answers = zip(prompts, rollouts, scores, strict=True)
+    bare = [replace(prompt, row={}) for prompt in prompts]  # nobody reads the data's rows again
+    folder.begin(bare)
+    answers = zip(bare, rollouts, scores, strict=True)
     folder.write_part(0, [Answers(prompt, (said,), (score,)) for prompt, said, score in answers])
 
 

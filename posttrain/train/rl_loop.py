@@ -238,7 +238,7 @@ def _require_same(own: int, step: int) -> None:
 
 
 def _save(parts: RlParts, step: int, watch: StopWatch) -> None:
-    """One atomic unit: weights, optimiser, random states, and what the coordinator knows."""
+    """One atomic unit: weights, optimiser, random states, and what coordinator and watch know."""
     weights, optimiser = parts.trainer.weights(), parts.trainer.state()
 
     def commit() -> None:

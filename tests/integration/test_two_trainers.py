@@ -65,8 +65,12 @@ class Groups:
             )
             for rank in range(num)
         ]
-        with ThreadPoolExecutor() as pool:  # none waits for somebody to read what it says
-            said = list(pool.map(lambda process: process.communicate(timeout=600)[1], processes))
+        try:
+            with ThreadPoolExecutor() as pool:  # none waits for somebody to read what it says
+                said = list(pool.map(lambda each: each.communicate(timeout=600)[1], processes))
+        finally:
+            for process in processes:
+                process.kill()  # one that hangs
         codes = [process.returncode for process in processes]
         expected = [-signal.SIGKILL if rank == killed else 0 for rank in range(num)]
         assert codes == expected, "\n".join(text[-3000:] for text in said)

@@ -72,7 +72,17 @@ def test_nor_is_one_that_has_a_checkpoint(started: Started, checkpoints: str) ->
     assert problem.help.endswith("from its start (one stage)")
 
 
-@pytest.mark.parametrize("made", ["model", "members/0", "dataset/samples/000000.parquet"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        "model",
+        "members/0",
+        "soup.json",
+        "dataset/samples/000000.parquet",
+        "asked/dpo/samples/000000.parquet",
+        "scored/000000-4.json",
+    ],
+)
 def test_nor_one_that_has_made_something(started: Started, made: str) -> None:
     (started.begin("sft", "running") / made).mkdir(parents=True)
     assert "stage sft is half done" in started.problem("stages.sft.steps=11").message

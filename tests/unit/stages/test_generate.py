@@ -293,24 +293,35 @@ def test_scoring_that_was_stopped_goes_on_with_the_next_call(context_of, monkeyp
     reward = PluginRef("reward", "request", {}, ".")
 
     class Counted(Scorer):
-        def __init__(self, killed_at=None):
+        """Of `killed_at` and `stops_at` calls, one ends the process and one asks for a stop."""
+
+        def __init__(self, killed_at=None, stops_at=None):
             super().__init__(broken=("6",))
-            self.calls, self.killed_at = [], killed_at
+            self.calls, self.killed_at, self.stops_at = [], killed_at, stops_at
 
         def score(self, prompts, rollouts):
             if len(self.calls) == self.killed_at:
                 raise KeyboardInterrupt
             self.calls.append([prompt.id for prompt in prompts])
+            if len(self.calls) == self.stops_at:
+                launcher.stops_after = 0
             return super().score(prompts, rollouts)
 
-    straight, first, second = Counted(), Counted(killed_at=2), Counted()
-    expected = best_of_n.run(asked, reward, reward, context_of(Launcher(Engine(), straight), "a"))
+    def score_with(scorer, name):
+        nonlocal launcher
+        launcher = Launcher(Engine(), scorer)
+        return best_of_n.run(asked, reward, reward, context_of(launcher, name))
+
+    launcher = None
+    straight, first, second, third = Counted(), Counted(killed_at=1), Counted(stops_at=1), Counted()
+    expected = score_with(straight, "straight")
     with pytest.raises(KeyboardInterrupt):
-        best_of_n.run(asked, reward, reward, context_of(Launcher(Engine(), first), "bon"))
-    found = best_of_n.run(asked, reward, reward, context_of(Launcher(Engine(), second), "bon"))
-    assert found == expected and found["best_of_n"]["broken"] == 2
-    assert (len(first.calls), len(second.calls)) == (2, 1)
-    assert first.calls + second.calls == straight.calls
+        score_with(first, "bon")
+    with pytest.raises(Interrupted, match="bon was stopped; it goes on with what is left"):
+        score_with(second, "bon")
+    assert score_with(third, "bon") == expected and expected["best_of_n"]["broken"] == 2
+    calls = [each.calls for each in (first, second, third)]
+    assert calls == [[call] for call in straight.calls]
 
 
 def test_each_part_of_the_reward_chooses_by_itself(context_of):

@@ -207,8 +207,14 @@ def test_a_suite_is_asked_of_one_engine(folder, monkeypatch):
     class Pool:
         """Scores without a process: right where the answer is the row's."""
 
+        started, ended = 0, 0
+
         def __init__(self, reward):
             assert (reward.name, time_limit_s(reward)) == ("arithmetic", 10.0)
+            Pool.started += 1
+
+        def close(self):
+            Pool.ended += 1
 
         def score(self, rows, texts):
             pairs = zip(rows, texts, strict=True)
@@ -233,6 +239,9 @@ def test_a_suite_is_asked_of_one_engine(folder, monkeypatch):
     (folder / "tokenizer.json").write_text('{"other": 1}')
     evaluator.measure(str(folder), "abilities", suite, "f00d")
     assert launcher.rendered == 2
+    assert (Pool.started, Pool.ended) == (1, 0)  # one for all measurements
+    evaluator.close()
+    assert Pool.ended == 1
 
 
 def test_tasks_of_the_harness_count_like_any_other(folder):

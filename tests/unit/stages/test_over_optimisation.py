@@ -3,12 +3,13 @@
 import json
 import math
 from contextlib import contextmanager
+from datetime import datetime
 
 import pytest
 
 from posttrain.config.answers import OverOptimisationStage
 from posttrain.config.pipeline import Cluster
-from posttrain.errors import Interrupted
+from posttrain.errors import Interrupted, RewardBroken
 from posttrain.stages import over_optimisation
 from posttrain.stages.context import StageContext
 from posttrain.stages.jobs import PluginRef
@@ -65,11 +66,12 @@ class Models:
     """A launcher whose models answer with their number, and keep account of who was asked."""
 
     def __init__(self, stop_after=99):
-        self.asked, self.stop_after = [], stop_after
+        self.asked, self.stop_after, self.scorers = [], stop_after, 0
 
     def call(self, function, *arguments, **_):
         if function.__name__ == "render_prompts":
-            return [Prompt(f"rows/{n}", "rows", (1, n), f"{n}=", {}) for n in range(3)]
+            row = {"when": datetime(2026, 12, 1)}  # as parquet files have them, and JSON has not
+            return [Prompt(f"rows/{n}", "rows", (1, n), f"{n}=", row) for n in range(4)]
         return function(*arguments)
 
     def stop_asked(self):
@@ -82,6 +84,7 @@ class Models:
 
     @contextmanager
     def scorer(self, job, tracker):
+        self.scorers += 1
         yield self
 
     def generate_many(self, prompts, sampling):
@@ -96,7 +99,11 @@ class Models:
         return [(-0.1 - tokens[0], -0.2) for _, tokens in asked]
 
     def score(self, prompts, rollouts):
-        return [Score(each.token_ids[0] + int(each.text) / 10) for each in rollouts]
+        broken = RewardBroken("no")
+        return [
+            Score(each.token_ids[0] + int(each.text) / 10) if each.text != "3" else broken
+            for each in rollouts
+        ]
 
 
 class Silent:
@@ -124,7 +131,8 @@ def test_models_that_have_answered_are_not_asked_again(tmp_path):
         context = StageContext(
             name, tmp_path / name, inputs, launcher, Silent(), Cluster(), 2, 11, 0
         )
-        return over_optimisation.run(stage, PluginRef("reward", "request", {}, "."), context)
+        found = over_optimisation.run(stage, PluginRef("reward", "request", {}, "."), context)
+        return found["over_optimisation"]["points"]
 
     straight, first, second = Models(), Models(stop_after=2), Models()
     expected = run(straight, "straight")
@@ -132,7 +140,9 @@ def test_models_that_have_answered_are_not_asked_again(tmp_path):
         run(first, "cut")
     assert run(second, "cut") == expected
     assert (first.asked, second.asked, straight.asked) == ([0, 1], [2, 3], [0, 1, 2, 3])
-    points = expected["over_optimisation"]["points"]
-    # Model n scores n, n + .1, n + .2, and is n nats from the start.
-    assert [each["gold"]["value"] for each in points] == pytest.approx([0.1, 1.1, 2.1, 3.1])
-    assert [each["kl"]["value"] for each in points] == pytest.approx([0.0, 1.0, 2.0, 3.0])
+    again = Models()
+    assert run(again, "cut") == expected  # killed before it was told
+    assert (again.asked, again.scorers) == ([], 0)
+    # Model n scores n, n + .1, n + .2, nothing where the verifier broke, and is n nats away.
+    assert [each["gold"]["value"] for each in expected] == pytest.approx([0.1, 1.1, 2.1, 3.1])
+    assert [each["kl"]["value"] for each in expected] == pytest.approx([0.0, 1.0, 2.0, 3.0])
