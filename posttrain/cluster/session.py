@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,12 +22,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from posttrain.cluster.environment import prepare_ray, train_settings
 from posttrain.config.pipeline import Cluster
-from posttrain.errors import InputError, Problem
+from posttrain.errors import DeadlineExceeded, InputError, Problem
 from posttrain.weight_sync.shared_directory import SharedDirectory, remove_orphans
 
 NAMESPACE_PREFIX = "posttrain"
 CONNECT_TIMEOUT_S = 5.0
 WORKERS_END_S = 5.0
+STARTS = 3  # of Ray on this machine, where it comes up too slowly
+TOO_LATE = "timed out during startup"  # Ray's words for that: the error is a plain Exception
 
 
 class ClusterSession:
@@ -77,18 +79,41 @@ class ClusterSession:
         (scratch / "tmp").mkdir()
         self._own_tmpdir = os.environ.get("TMPDIR")
         os.environ["TMPDIR"] = str(scratch / "tmp")  # of the workers; this process keeps its own
+        settings = {
+            "num_cpus": self.num_cores + self._cluster.engines,
+            "include_dashboard": False,
+            "_temp_dir": str(scratch),
+        }
         try:
-            ray.init(
-                num_cpus=self.num_cores + self._cluster.engines,
-                include_dashboard=False,
-                _temp_dir=str(scratch),
-                **common,
-            )
+            self._start(common | settings)
         except BaseException:  # a Ctrl-C too: what was started by then must not stay
             self.abandon()
             raise
         self._is_up = True
         return self
+
+    def _start(self, settings: Mapping[str, Any]) -> None:
+        """Ray gives its own processes half a minute to come up, which a busy machine may need and
+        no setting changes. Raises DeadlineExceeded.
+        """
+        before = set(psutil.Process().children(recursive=True))
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(**settings)
+                return
+            except Exception as error:
+                if TOO_LATE not in str(error):
+                    raise
+                started = set(psutil.Process().children(recursive=True)) - before
+                _kill(started)
+                if not left:
+                    self._keep_logs()
+                    raise DeadlineExceeded(
+                        f"waited for Ray to start on this machine, {STARTS} times for half a "
+                        "minute",
+                        help="`uptime` says how busy it is; `posttrain doctor` what else may be "
+                        "wrong, and logs/ray in the run folder what Ray said",
+                    ) from error
 
     def _join(self, address: str, common: dict[str, Any]) -> None:
         """Ray itself tries a dead address for minutes, so the port is knocked at first."""
@@ -128,9 +153,7 @@ class ClusterSession:
                 killer.start()
                 killer.join(timeout=5.0)
         else:  # Ray is still starting: to shut it down by its own means may crash
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            _kill(psutil.Process().children(recursive=True))
         self._clean()
 
     def beside_the_driver(self) -> dict[str, Any]:
@@ -179,10 +202,16 @@ def _ended_for_certain() -> Iterator[None]:
         yield
     finally:
         _, alive = psutil.wait_procs(workers, WORKERS_END_S)
-        for worker in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
-        psutil.wait_procs(alive, WORKERS_END_S)  # until then they hold what is cleaned up next
+        _kill(alive)
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    """And wait for their ends: until then they hold what is cleaned up next."""
+    killed = list(processes)
+    for process in killed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(killed, WORKERS_END_S)
 
 
 def _is_raylet(process: psutil.Process) -> bool:

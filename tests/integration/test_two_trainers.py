@@ -217,7 +217,8 @@ def test_two_ranks_send_adapters_and_write_a_merged_folder(groups):
 
 def test_a_checkpoint_of_two_ranks(groups):
     step, state, weights, optimiser = torch.load(groups.root / "saved" / "2")
-    assert (step, state) == (2, {"coordinator": {"next_draw": 7}})
+    watched = {"running": {}, "reason": None}
+    assert (step, state) == (2, {"coordinator": {"next_draw": 7}, "stop_watch": watched})
     for name, value in groups.weights("cut", 2).items():
         assert torch.equal(weights[name], value)
     assert optimiser["random"]["cpu"].shape[0] == 2

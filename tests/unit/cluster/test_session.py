@@ -11,6 +11,7 @@ import pytest
 
 from posttrain.cluster import session
 from posttrain.config.pipeline import Cluster
+from posttrain.errors import DeadlineExceeded
 from posttrain.weight_sync.shared_directory import PARENT
 
 OWNER = """
@@ -74,6 +75,56 @@ def test_the_end_removes_what_its_own_trainer_left(trainer, no_ray, tmp_path):
     with session.ClusterSession(Cluster(), None, tmp_path):
         assert trainer.folder.is_dir()
     assert not trainer.folder.exists()
+
+
+def slow_ray(monkeypatch, times):
+    """Ray's processes come up too late so many times; returns those that were started."""
+    started = []
+
+    def init(**settings):
+        started.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        logs = Path(settings["_temp_dir"]) / f"session_202{len(started)}" / "logs"
+        logs.mkdir(parents=True)
+        (logs / "raylet.out").write_text("slow")
+        if len(started) <= times:
+            raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(session.ray, "init", init)
+    return started
+
+
+def test_where_ray_comes_up_too_slowly_it_is_started_again(no_ray, monkeypatch, tmp_path):
+    started = slow_ray(monkeypatch, 2)
+    with session.ClusterSession(Cluster(), None, tmp_path):
+        assert [process.poll() is None for process in started] == [False, False, True]
+    started[-1].communicate()
+
+
+def test_where_it_never_comes_up_that_is_said_and_its_logs_are_kept(no_ray, monkeypatch, tmp_path):
+    started = slow_ray(monkeypatch, 3)
+    with (
+        pytest.raises(DeadlineExceeded, match=r"Ray to start on this machine, 3 times"),
+        session.ClusterSession(Cluster(), None, tmp_path),
+    ):
+        pass
+    assert len(started) == 3 and all(process.poll() is not None for process in started)
+    assert (tmp_path / "ray" / "raylet.out").read_text() == "slow"
+
+
+def test_other_trouble_at_the_start_is_no_matter_of_time(no_ray, monkeypatch, tmp_path):
+    asked = []
+
+    def init(**settings):
+        asked.append(settings)
+        raise Exception("no such port")
+
+    monkeypatch.setattr(session.ray, "init", init)
+    with (
+        pytest.raises(Exception, match="no such port"),
+        session.ClusterSession(Cluster(), None, tmp_path),
+    ):
+        pass
+    assert len(asked) == 1
 
 
 def test_an_interrupted_session_removes_it_too(trainer, no_ray, tmp_path):
