@@ -109,8 +109,8 @@ class ClusterSession:
                 if not left:
                     self._keep_logs()
                     raise DeadlineExceeded(
-                        f"waited for Ray to start on this machine, {STARTS} times for half a "
-                        "minute",
+                        f"the driver waited for Ray to start on this machine, {STARTS} times for "
+                        "half a minute",
                         help="`uptime` says how busy it is; `posttrain doctor` what else may be "
                         "wrong, and logs/ray in the run folder what Ray said",
                     ) from error
