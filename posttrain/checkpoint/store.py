@@ -1,5 +1,5 @@
-"""Checkpoints as atomic units: model, optimiser, random states and the coordinator's snapshot
-together.
+"""Checkpoints as atomic units: model, optimiser, random states and what their writer knows beside,
+the coordinator's snapshot among it, together.
 
     checkpoints/step-000040/{model.safetensors, optimiser.pt, state.json}    checkpoints/latest.json
 """

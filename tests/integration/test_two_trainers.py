@@ -44,9 +44,9 @@ class Groups:
     root: Path
     model: str
 
-    def run(self, num, plans, killed=None):
+    def run(self, num, plans):
         """`plans`: (folder's name, changes), carried out in this order by the same processes. All
-        but rank `killed` come to the end.
+        come to the end, but for one that a plan lets die.
         """
         plans = [
             {"num": num, "num_steps": 4, "algorithm": ALGORITHM, "folder": str(self.root / name),
@@ -72,7 +72,8 @@ class Groups:
             for process in processes:
                 process.kill()  # one that hangs
         codes = [process.returncode for process in processes]
-        expected = [-signal.SIGKILL if rank == killed else 0 for rank in range(num)]
+        killed = {plan["who"] for plan in plans if "die_at" in plan}
+        expected = [-signal.SIGKILL if rank in killed else 0 for rank in range(num)]
         assert codes == expected, "\n".join(text[-3000:] for text in said)
 
     def left(self, folder, num, name=None):
@@ -112,7 +113,7 @@ def groups(tmp_path_factory):
         ("unread-by-0", {"fail_at": 1, "who": 0}),
         ("unread-by-1", {"fail_at": 1, "who": 1}),
         ("killed-1", {"die_at": 1, "who": 1}),
-    ], killed=1)  # fmt: skip
+    ])  # fmt: skip
     saved = CheckpointStore(root / "cut" / "checkpoints").latest()
     (root / "saved").mkdir()
     torch.save(
@@ -123,10 +124,7 @@ def groups(tmp_path_factory):
         ("straight", six),
         ("cut", six | {"stop_at": 4, "name": "between"}),
     ])  # fmt: skip
-    groups.run(2, [
-        ("cut", six | {"name": "ended"}),
-        ("killed-0", {"die_at": 1, "who": 0}),
-    ], killed=0)  # fmt: skip
+    groups.run(2, [("cut", six | {"name": "ended"}), ("killed-0", {"die_at": 1, "who": 0})])
     return groups
 
 
